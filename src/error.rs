@@ -1,0 +1,351 @@
+//! What can go wrong, said once: what, where, which page, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::id::{Generation, PageId};
+
+/// The result of every fallible call of the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that a call can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused an operation on the file.
+    #[error("{operation} of {} failed{}: {source}", path.display(), at(*offset))]
+    Io {
+        /// What was tried: `read`, `write`, `sync`, `open`, …
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The byte offset of the transfer, where there is one.
+        offset: Option<u64>,
+        /// The system's answer.
+        source: io::Error,
+    },
+
+    /// Bytes of the file are not what Vellum wrote there.
+    #[error(transparent)]
+    Corrupt(Box<Corruption>),
+
+    /// The file is not a Vellum store. It was not touched.
+    #[error("{} is not a Vellum store; give the path of a store, or create one under a new name", path.display())]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Creating this store was interrupted before it was complete. It holds no data: create it again.
+    #[error("creating {} was interrupted; it holds no data, create it again", path.display())]
+    IncompleteCreate {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The path is no regular file.
+    #[error("{} is {kind}, not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is: `a directory`, `a FIFO`, …
+        kind: &'static str,
+    },
+
+    /// A file with content is where a new store was to be created. It was not touched.
+    #[error("{} already exists; open it, or create the store under another name", path.display())]
+    AlreadyExists {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Another writer has the store open.
+    #[error("{} is open for writing elsewhere (in this or another process); wait for it or stop it", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The file was written in a format version this build does not know.
+    #[error("{} has format version {found}, this build knows {supported}; use a newer Vellum", path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// The file's version.
+        found: u32,
+        /// The newest version this build knows.
+        supported: u32,
+    },
+
+    /// The file uses features this build does not know.
+    #[error("{} needs features {bits:#x} that this build does not know; use a newer Vellum", path.display())]
+    UnsupportedFeatures {
+        /// The file.
+        path: PathBuf,
+        /// The unknown bits.
+        bits: u64,
+    },
+
+    /// The store belongs to another application, by its application id or version.
+    #[error("{} belongs to application {found:#010x}, not {expected:#010x}", path.display())]
+    WrongApplication {
+        /// The file.
+        path: PathBuf,
+        /// The id that the options ask for.
+        expected: u32,
+        /// The id in the store.
+        found: u32,
+    },
+
+    /// The store may not grow, or the disk is full. The commit that met this changed nothing; once space or pages are
+    /// freed the same pager commits again.
+    #[error("no space: {needed_blocks} blocks of 4 KiB needed, {free_blocks} free in {}; free pages or disk space", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Blocks that were asked for, with what must stay in reserve.
+        needed_blocks: u64,
+        /// Blocks that are free in the file.
+        free_blocks: u64,
+    },
+
+    /// An earlier write or sync failed, so what is durable is unknown until the store is opened again. Reads go on.
+    #[error("writing to {} is refused since an earlier failure ({reason}); reads go on, reopen to recover", path.display())]
+    Poisoned {
+        /// The file.
+        path: PathBuf,
+        /// The first failure.
+        reason: String,
+    },
+
+    /// The commit's fate is not known until the store is opened again: it is there whole, or not at all.
+    #[error("the fate of {generation} is unknown until the store is reopened: {source}")]
+    CommitUnknown {
+        /// The commit's generation.
+        generation: Generation,
+        /// What failed.
+        source: Box<Error>,
+    },
+
+    /// The id names no page that is allocated in this state.
+    #[error("page {page} is not allocated")]
+    PageNotFound {
+        /// The page.
+        page: PageId,
+    },
+
+    /// The page is borrowed by another guard of the same transaction in a way that excludes this one.
+    #[error("page {page} is borrowed by another guard of this transaction")]
+    PageBorrowed {
+        /// The page.
+        page: PageId,
+    },
+
+    /// A range goes beyond the page's end.
+    #[error("bytes {offset}+{length} lie outside of page {page}")]
+    OutOfPage {
+        /// The page.
+        page: PageId,
+        /// Where the range starts in the page.
+        offset: u64,
+        /// The range's length in bytes.
+        length: u64,
+    },
+
+    /// A page is larger than what may be held in memory at once; use `read_at` and `write_at`.
+    #[error("page {page} exceeds the memory budget as a whole; use read_at and write_at")]
+    PageExceedsBudget {
+        /// The page.
+        page: PageId,
+    },
+
+    /// The user header is larger than the superblock holds.
+    #[error("a header of {length} bytes exceeds the {limit} that the superblock holds")]
+    HeaderTooLarge {
+        /// Bytes given.
+        length: usize,
+        /// Bytes that fit.
+        limit: usize,
+    },
+
+    /// A snapshot's or bookmark's name is empty, too long, or taken.
+    #[error("{name:?} cannot name a snapshot: {reason}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// There is no snapshot of that name.
+    #[error("there is no snapshot {name:?}")]
+    SnapshotNotFound {
+        /// The name.
+        name: String,
+    },
+
+    /// A counter of the store has come to its end.
+    #[error("the store's {counter} counter is exhausted")]
+    Exhausted {
+        /// Which counter: `generation`, `page index`, …
+        counter: &'static str,
+    },
+
+    /// An option has a value that cannot work.
+    #[error("option {option}: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// The pager was closed.
+    #[error("the pager is closed")]
+    Closed,
+
+    /// Another transaction is open, and the caller did not want to wait.
+    #[error("another transaction is open")]
+    Busy,
+}
+
+/// Bytes that are not what Vellum wrote: which structure, where, of which page, and what is wrong with them.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: corrupt {structure}{} at byte {offset}: {fault}", path.display(), of_page(*page))]
+pub struct Corruption {
+    /// The file.
+    pub path: PathBuf,
+    /// The structure that was read.
+    pub structure: Structure,
+    /// The page it belongs to, where it belongs to one.
+    pub page: Option<PageId>,
+    /// The structure's byte offset in the file.
+    pub offset: u64,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// A structure of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Structure {
+    /// A superblock.
+    Superblock,
+    /// A node of a page map.
+    MapNode,
+    /// A node of a large page's tree of chunks.
+    ChunkNode,
+    /// A node or a leaf of the bitmap.
+    Bitmap,
+    /// A node or an entry of the catalogue of snapshots and bookmarks.
+    Catalogue,
+    /// A node or a leaf of the deferred list.
+    DeferredList,
+    /// A record of the log.
+    Record,
+    /// The bytes of a page, or of a chunk of one.
+    Page,
+    /// The file as a whole.
+    File,
+}
+
+impl std::fmt::Display for Structure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Superblock => "superblock",
+            Self::MapNode => "map node",
+            Self::ChunkNode => "chunk node",
+            Self::Bitmap => "bitmap",
+            Self::Catalogue => "catalogue",
+            Self::DeferredList => "deferred list",
+            Self::Record => "log record",
+            Self::Page => "page",
+            Self::File => "file",
+        })
+    }
+}
+
+/// What is wrong with a structure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The checksum that the parent holds does not fit the bytes.
+    #[error("its checksum is {found:#010x}, its parent says {expected:#010x}")]
+    Checksum {
+        /// What the parent says.
+        expected: u32,
+        /// What the bytes give.
+        found: u32,
+    },
+    /// A field has a value that it cannot have.
+    #[error("{field} is {found}, expected {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// The value it should have, or its upper bound.
+        expected: u64,
+        /// The value it has.
+        found: u64,
+    },
+    /// The seal over a record and its pages does not fit.
+    #[error("its seal does not fit")]
+    Seal,
+    /// The structure lies outside of the file.
+    #[error("it lies beyond the file's end at byte {file_bytes}")]
+    Truncated {
+        /// The file's length.
+        file_bytes: u64,
+    },
+    /// A stored page does not decode to exactly one page.
+    #[error("it does not decode: {0}")]
+    Undecodable(&'static str),
+    /// Two structures claim the same blocks.
+    #[error("its blocks belong to something else too")]
+    Overlap,
+    /// An acknowledged commit is missing from the log.
+    #[error("{missing} was durable, and cannot be read (the log ends at {last})")]
+    MissingGeneration {
+        /// The first generation that is missing.
+        missing: Generation,
+        /// The last generation found.
+        last: Generation,
+    },
+    /// No superblock is valid.
+    #[error("no superblock is valid")]
+    NoSuperblock,
+    /// Something else, said in words.
+    #[error("{0}")]
+    Other(&'static str),
+}
+
+impl Error {
+    /// Whether bytes of the file are damaged.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::Corrupt(_))
+    }
+
+    /// Whether space is what is lacking: on the disk, or under a quota.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<Corruption> for Error {
+    fn from(corruption: Corruption) -> Self {
+        Self::Corrupt(Box::new(corruption))
+    }
+}
+
+fn at(offset: Option<u64>) -> String {
+    offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default()
+}
+
+fn of_page(page: Option<PageId>) -> String {
+    page.map(|page| format!(" of page {page}")).unwrap_or_default()
+}

@@ -1,0 +1,11 @@
+//! Vellum: a crash-consistent page store in one file.
+
+mod error;
+mod id;
+
+pub mod disk;
+
+pub use error::{Corruption, Error, Fault, Result, Structure};
+pub use id::{
+    BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
+};
