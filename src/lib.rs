@@ -4,6 +4,8 @@ mod error;
 mod id;
 
 pub mod disk;
+pub mod format;
+pub mod map;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{
