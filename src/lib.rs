@@ -5,6 +5,7 @@ mod id;
 
 pub mod disk;
 pub mod format;
+pub mod log;
 pub mod map;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};

@@ -1,0 +1,69 @@
+//! What a caller asks a commit to do, and what it gets back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::format::CatalogueEntry;
+use crate::id::{Generation, Incarnation, PageId};
+
+/// What becomes of a page.
+#[derive(Clone, Debug)]
+pub enum PageChange {
+    /// These are its bytes, all of them. For classes up to 1 MiB.
+    Whole(Arc<[u8]>),
+    /// Every byte is zero.
+    Zero,
+    /// These chunks of it (1 MiB each, by number) have these bytes; the others stay, or are zero in a new page. For
+    /// classes above 1 MiB.
+    Chunks(BTreeMap<u32, Arc<[u8]>>),
+    /// As `Chunks`, and every other chunk becomes zero.
+    OnlyChunks(BTreeMap<u32, Arc<[u8]>>),
+    /// It is freed.
+    Free,
+}
+
+/// Everything that one commit changes.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Pages, by id. Writing a page that is not allocated allocates it.
+    pub pages: BTreeMap<PageId, PageChange>,
+    /// The new user header, if it changes.
+    pub header: Option<Vec<u8>>,
+    /// Snapshots and bookmarks of the new state; id, generation, incarnation, roots and header are filled in.
+    pub(super) added: Vec<CatalogueEntry>,
+    /// Catalogue entries to remove, with the extents that nobody holds then.
+    pub(super) removed: Vec<u64>,
+    pub(super) dead: Vec<crate::format::BlockPointer>,
+}
+
+impl Changes {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty() && self.header.is_none() && self.added.is_empty() && self.removed.is_empty()
+    }
+
+    /// Whether the commit can only give space back.
+    pub(super) fn only_frees(&self) -> bool {
+        self.added.is_empty() && self.pages.values().all(|change| matches!(change, PageChange::Free | PageChange::Zero))
+    }
+}
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When a power cut cannot undo it any more.
+    #[default]
+    Durable,
+    /// When it is written; a later durable commit, or a sync, makes it durable. A power cut before that undoes it,
+    /// whole, with every later one.
+    Deferred,
+}
+
+/// A commit that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its generation.
+    pub generation: Generation,
+    /// The incarnation that made it.
+    pub incarnation: Incarnation,
+}

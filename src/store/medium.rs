@@ -1,0 +1,119 @@
+//! The disk as the store uses it: errors with their context, and poison.
+//!
+//! After a failed sync nothing is known of what was written (disk promise D5), so the first error of a sync, or of a
+//! write that covers a record or a superblock, refuses every later write. Syncs are taken one at a time: an error that
+//! one of two concurrent syncs reports may concern what the other was to make durable.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::id::Block;
+
+/// The store's disk, and whether it may still be written.
+#[derive(Debug)]
+pub struct Medium {
+    disk: Arc<dyn Disk>,
+    poison: Mutex<Option<String>>,
+}
+
+impl Medium {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, poison: Mutex::new(None) }
+    }
+
+    /// The disk itself.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The file's name, for errors.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// The first failure, if writing is refused because of one.
+    pub fn poison(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// Fails if an earlier failure refuses writing.
+    pub(super) fn check(&self) -> Result<()> {
+        self.refuse(&self.lock())
+    }
+
+    fn refuse(&self, poison: &Option<String>) -> Result<()> {
+        match poison {
+            None => Ok(()),
+            Some(reason) => Err(Error::Poisoned { path: self.path().into(), reason: reason.clone() }),
+        }
+    }
+
+    /// Writes what no record names yet. A failure harms nothing but the caller's own work.
+    pub(super) fn write(&self, start: Block, bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        let offset = start.offset_bytes();
+        self.disk.write_at(offset, bytes).map_err(|source| self.error("write", Some(offset), source))
+    }
+
+    /// Writes a record (and what lies behind it) or a superblock. A failure poisons.
+    pub(super) fn write_vital(&self, start: Block, bytes: &[u8]) -> Result<()> {
+        self.vitally("write", Some(start.offset_bytes()), |disk, offset| disk.write_at(offset, bytes))
+    }
+
+    /// As [`Medium::write_vital`], and durable by itself (disk promise D3).
+    pub(super) fn write_vital_durably(&self, start: Block, bytes: &[u8]) -> Result<()> {
+        self.vitally("durable write", Some(start.offset_bytes()), |disk, offset| {
+            disk.write_durable_at(offset, &[IoSlice::new(bytes)])
+        })
+    }
+
+    /// Makes everything written before durable. A failure poisons.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.vitally("sync", None, |disk, _| disk.sync())
+    }
+
+    fn vitally(
+        &self,
+        operation: &'static str,
+        offset: Option<u64>,
+        act: impl FnOnce(&dyn Disk, u64) -> io::Result<()>,
+    ) -> Result<()> {
+        let mut poison = self.lock();
+        self.refuse(&poison)?;
+        act(&*self.disk, offset.unwrap_or(0)).map_err(|source| {
+            let error = self.error(operation, offset, source);
+            *poison = Some(error.to_string());
+            #[cfg(feature = "tracing")]
+            tracing::error!(%error, "poisoned: no more writes until the store is opened again");
+            error
+        })
+    }
+
+    /// Obtains space for the file up to `blocks_total` blocks.
+    pub(super) fn grow(&self, from: Block, blocks: u64) -> Result<()> {
+        self.check()?;
+        let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
+        self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))
+    }
+
+    pub(super) fn read(&self, start: Block, bytes: &mut [u8]) -> Result<()> {
+        let offset = start.offset_bytes();
+        self.disk.read_at(offset, bytes).map_err(|source| self.error("read", Some(offset), source))
+    }
+
+    pub(super) fn length_bytes(&self) -> Result<u64> {
+        self.disk.length().map_err(|source| self.error("length", None, source))
+    }
+
+    pub(super) fn error(&self, operation: &'static str, offset: Option<u64>, source: io::Error) -> Error {
+        Error::Io { operation, path: self.path().into(), offset, source }
+    }
+
+    /// A panic while the lock is held leaves the value whole.
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.poison.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

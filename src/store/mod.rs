@@ -1,0 +1,302 @@
+//! The durable core: commit, checkpoint, recovery, and the rules of when a block may be used again.
+//!
+//! Deterministic and single-threaded: the same calls on the same disk with the same random numbers write the same
+//! bytes. No threads, no frames, no clocks; so crash tests can drive it through every state. Concurrency is the
+//! `pager`'s, which contains no rule of durability.
+//!
+//! # Terms
+//! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
+//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//!
+//! # States of a commit
+//! ```text
+//!  prepared --write pages--> written --write record--> in flight --sync--> durable --apply--> published
+//!     |                         |                          |
+//!     +-- no space, I/O error --+--> not committed         +-- error --> unknown (poisoned; reopen to know)
+//! ```
+//! | transition | where |
+//! | --- | --- |
+//! | prepared: old pointers looked up, extents taken, log segment announced | `commit.rs`, `Store::commit` |
+//! | written: pages lie in their extents (or will go out with the record) | `commit.rs`, `Store::write_units` |
+//! | in flight, durable | `append.rs`, `Store::append` |
+//! | applied: maps, journal, deferred list; the same code replays a record | `apply.rs`, `Store::apply` |
+//!
+//! # Rules of reuse (R1 to R8, design section 4)
+//! R1, R2, R3: `reuse.rs`. R4: `log` (L4) and `checkpoint.rs`. R5: `checkpoint.rs` takes homes in the same step that
+//! fixes the fold, when every free block has been free since before the fold. R6: `apply.rs` and `journal.rs`. R7:
+//! every change is an [`Entry`](crate::format::Entry) of a record. R8: a move's old place dies like data that no
+//! snapshot holds, and only extents that no snapshot reaches are moved (`moves.rs`).
+//!
+//! # Invariants
+//! - **S1** No block that a committed state, snapshot or held state reaches is ever written.
+//! - **S2** A commit is acknowledged only after it, and all before it, are durable.
+//! - **S3** A superblock is written only after everything it leads to is durable.
+//! - **S4** In memory a block is free in [`Space`] only if it is free in the committed layer and not reserved.
+
+mod append;
+mod apply;
+mod changes;
+mod checkpoint;
+mod chunks;
+mod commit;
+mod create;
+mod journal;
+mod medium;
+mod moves;
+mod read;
+mod recovery;
+mod reuse;
+mod sabotage;
+mod settings;
+mod snapshots;
+mod state;
+mod verify;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+pub use changes::{Changes, Committed, Durability, PageChange};
+pub use checkpoint::{CheckpointJob, CheckpointReport};
+pub use create::{FileState, file_state};
+pub use medium::Medium;
+pub use moves::MoveReport;
+pub use read::{PageReader, read_page, read_part};
+pub use recovery::RecoveryReport;
+#[cfg(any(test, feature = "testing"))]
+pub use sabotage::Sabotage;
+pub use settings::{Entropy, SeededEntropy, Settings, SystemEntropy};
+pub use state::{Listed, Maps, Pinned, Published, State};
+pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
+
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::format::Superblock;
+use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
+use crate::log::{Log, LogPosition};
+use crate::map::{Nodes, Tree};
+use crate::process::PinTable;
+use crate::space::Space;
+
+use journal::Journal;
+use reuse::{Conditions, Deferred};
+use state::Pins;
+
+/// An open store: the committed state, and how it changes. See the module.
+#[derive(Debug)]
+pub struct Store {
+    medium: Arc<Medium>,
+    nodes: Arc<Nodes>,
+    readers: Arc<dyn PinTable>,
+    published: Arc<Published>,
+    settings: Settings,
+    entropy: Box<dyn Entropy>,
+    id: StoreId,
+    incarnation: Incarnation,
+    space: Space,
+    log: Log,
+    deferred: Deferred,
+    journal: Journal,
+    /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
+    /// applies those after its fold to the maps it wrote.
+    notes: VecDeque<Note>,
+    synced: Generation,
+    anchored: Generation,
+    /// The `synced_through` of the youngest record.
+    recorded: Generation,
+    /// The state at `synced`, where that is not the newest one.
+    synced_state: Option<Arc<State>>,
+    /// Bytes written since the last sync.
+    unsynced_bytes: u64,
+    /// The newest durable checkpoint, as written.
+    folded: Superblock,
+    /// The fold of the other slot.
+    folded_before: Generation,
+    bitmap: Tree,
+    catalogue: Tree,
+    deferred_tree: Tree,
+    /// Positions in the catalogue's tree of the entries that lie on disk, by id.
+    catalogue_slots: BTreeMap<u64, u64>,
+    next_catalogue_id: u64,
+    /// At most how many nodes of the maps differ from the disk.
+    dirty_nodes: u64,
+    /// Blocks of log written since the last fold.
+    log_blocks: u64,
+    /// Whether a checkpoint has begun and not ended.
+    checkpoint_running: Running,
+    counters: Counters,
+}
+
+/// Whether a checkpoint runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Running {
+    Yes,
+    No,
+}
+
+/// What a record did to the maps, and where the log stood behind it.
+#[derive(Debug)]
+struct Note {
+    generation: Generation,
+    position: LogPosition,
+    sets: Vec<(PageId, crate::format::BlockPointer)>,
+}
+
+/// Counts since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commits, of all kinds.
+    pub commits: u64,
+    /// Commits whose pages went out with their record in one write.
+    pub commits_in_log: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Bytes of pages written.
+    pub page_bytes: u64,
+    /// Bytes of records written.
+    pub record_bytes: u64,
+    /// Bytes of nodes, bitmap, catalogue, deferred list and superblocks written.
+    pub checkpoint_bytes: u64,
+    /// Bytes of pages moved.
+    pub moved_bytes: u64,
+    /// Syncs, durable writes included.
+    pub syncs: u64,
+    /// Writes of pages: one for each contiguous run.
+    pub page_writes: u64,
+}
+
+/// Where the store stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The store.
+    pub id: StoreId,
+    /// The newest generation.
+    pub generation: Generation,
+    /// The newest generation that is durable, with all before it.
+    pub synced: Generation,
+    /// The newest generation that no recovery can cut off.
+    pub anchored: Generation,
+    /// The newest durable checkpoint.
+    pub checkpoint: CheckpointNumber,
+    /// The generation it folds.
+    pub folded: Generation,
+    /// Blocks of the file.
+    pub blocks_total: u64,
+    /// Blocks that are free now.
+    pub blocks_free: u64,
+    /// Dead extents that may not be used yet.
+    pub deferred_extents: u64,
+    /// Blocks of log segments, spare ones included.
+    pub log_blocks: u64,
+    /// Wholly free segments.
+    pub segments_free: u64,
+}
+
+impl Store {
+    /// What reads and writes the disk.
+    pub fn medium(&self) -> &Arc<Medium> {
+        &self.medium
+    }
+
+    /// What reads the trees.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
+    /// The published state, which readers hold without asking the store.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// The newest committed state.
+    pub fn state(&self) -> Arc<State> {
+        self.published.state()
+    }
+
+    /// The incarnation of this open.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The newest superblock.
+    pub fn superblock(&self) -> &Superblock {
+        &self.folded
+    }
+
+    /// Counts since the store was opened.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Where the store stands.
+    pub fn status(&mut self) -> Status {
+        let spares: u64 = self.log.spares().iter().map(|extent| u64::from(extent.blocks)).sum();
+        Status {
+            id: self.id,
+            generation: self.state().generation,
+            synced: self.synced,
+            anchored: self.anchored,
+            checkpoint: self.folded.checkpoint,
+            folded: self.folded.generation,
+            blocks_total: self.space.blocks_total(),
+            blocks_free: self.space.blocks_free(),
+            deferred_extents: self.deferred.len() as u64,
+            log_blocks: self.log.blocks_in_use() + spares,
+            segments_free: self.space.segments_free(),
+        }
+    }
+
+    /// Every free extent: for tests and for pictures.
+    ///
+    /// # Errors
+    /// Those of loading the bitmap.
+    pub fn free_extents(&mut self) -> Result<Vec<Extent>> {
+        self.space.free_extents()
+    }
+
+    /// Releases every dead extent that the rules let go (R2, R3).
+    ///
+    /// # Errors
+    /// Those of the table of readers, and of loading the bitmap.
+    pub fn release(&mut self) -> Result<()> {
+        let pins = self.pins()?;
+        let conditions = Conditions {
+            synced: if self.sabotaged_committed_for_synced() { Generation(u64::MAX) } else { self.synced },
+            anchored: if self.sabotaged_ignore_anchored() { Generation(u64::MAX) } else { self.anchored },
+            checkpoint: if self.sabotaged_ignore_replaced() {
+                CheckpointNumber(u64::MAX)
+            } else {
+                self.folded.checkpoint
+            },
+            pins: &pins,
+        };
+        for entry in self.deferred.release(&conditions) {
+            self.journal.released(entry.extent, reuse::death(&entry));
+            self.give_back(entry.extent)?;
+        }
+        Ok(())
+    }
+
+    /// Who holds which state, in this process and in others.
+    fn pins(&self) -> Result<Pins> {
+        let mut pins = self.published.pins();
+        for reader in self.readers.pins()? {
+            pins.add(reader.base, reader.generation);
+        }
+        Ok(pins)
+    }
+
+    /// Makes blocks free in memory; those in a log segment only cease to hold a page.
+    fn give_back(&mut self, extent: Extent) -> Result<()> {
+        match self.log.segment_of(extent.start) {
+            Some(segment) => {
+                segment.set_pages(extent, crate::log::Hold::Nothing);
+                Ok(())
+            }
+            None => self.space.release(extent),
+        }
+    }
+}
+
+/// Opens disks by whatever they are; kept here so that callers need not name the type.
+pub type SharedDisk = Arc<dyn Disk>;

@@ -1,0 +1,227 @@
+//! The committed state as a value, and who holds which one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::Result;
+use crate::format::{BlockPointer, CatalogueEntry};
+use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
+use crate::map::{Nodes, Shape, Tree};
+
+/// The page maps, one a size class.
+pub type Maps = [Tree; SizeClass::COUNT];
+
+/// A committed state: everything a reader needs. A value; never changes once published.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The generation.
+    pub generation: Generation,
+    /// The incarnation that made it.
+    pub incarnation: Incarnation,
+    /// The checkpoint whose nodes the maps are built on.
+    pub base: CheckpointNumber,
+    /// The page maps.
+    pub maps: Box<Maps>,
+    /// The user header.
+    pub header: Arc<[u8]>,
+    /// Snapshots and bookmarks, by rising id.
+    pub catalogue: Arc<Vec<Arc<Listed>>>,
+}
+
+/// A snapshot or a bookmark, as the store knows it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// What the catalogue says. Its roots are those on disk only once `maps` lies there.
+    pub entry: CatalogueEntry,
+    /// The state's page maps; `None` for a bookmark.
+    pub maps: Option<Box<Maps>>,
+}
+
+impl State {
+    /// The state before the first commit.
+    pub(super) fn empty() -> Self {
+        Self {
+            generation: Generation(0),
+            incarnation: Incarnation(0),
+            base: CheckpointNumber(0),
+            maps: Box::new(empty_maps()),
+            header: Arc::from([]),
+            catalogue: Arc::default(),
+        }
+    }
+
+    /// The page's pointer in this state; null if it is not allocated.
+    ///
+    /// # Errors
+    /// Those of [`Nodes::node`].
+    pub fn pointer(&self, nodes: &Nodes, page: PageId) -> Result<BlockPointer> {
+        self.maps[page.class().index()].get(nodes, page.index())
+    }
+
+    /// The snapshot or bookmark of this name.
+    pub fn listed(&self, name: &str) -> Option<&Arc<Listed>> {
+        self.catalogue.iter().find(|listed| listed.entry.name == name)
+    }
+
+    /// The snapshots (not the bookmarks), oldest first.
+    pub(super) fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&CatalogueEntry, &Maps)> {
+        self.catalogue.iter().filter_map(|listed| Some((&listed.entry, &**listed.maps.as_ref()?)))
+    }
+
+    /// Whether a snapshot holds what was born at `birth` and dies at `death` (R1, R2).
+    pub(super) fn snapshot_holds(&self, birth: Generation, death: Generation) -> bool {
+        let newest = self.snapshots().rev().find(|(entry, _)| entry.generation < death);
+        newest.is_some_and(|(entry, _)| entry.generation >= birth)
+    }
+}
+
+pub(super) fn empty_maps() -> Maps {
+    std::array::from_fn(|index| Tree::empty(Shape::map(SizeClass::from_index(index))))
+}
+
+/// The published state, and the pins of those who read one.
+#[derive(Debug)]
+pub struct Published {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Arc<State>,
+    by_generation: BTreeMap<Generation, usize>,
+    by_base: BTreeMap<CheckpointNumber, usize>,
+}
+
+/// A state that is held: nothing it reaches is used again while this lives.
+#[derive(Debug)]
+pub struct Pinned {
+    state: Arc<State>,
+    published: Arc<Published>,
+}
+
+impl Published {
+    pub(super) fn new(state: State) -> Self {
+        let inner = Inner { state: Arc::new(state), by_generation: BTreeMap::new(), by_base: BTreeMap::new() };
+        Self { inner: Mutex::new(inner) }
+    }
+
+    /// Holds the newest state. Never waits for a commit's input or output.
+    pub fn pin(self: &Arc<Self>) -> Pinned {
+        let mut inner = self.lock();
+        let state = Arc::clone(&inner.state);
+        self.hold(&mut inner, state)
+    }
+
+    /// Holds the state of a snapshot of the published state, if it still has it.
+    pub fn pin_snapshot(self: &Arc<Self>, name: &str) -> Option<Pinned> {
+        let mut inner = self.lock();
+        let listed = Arc::clone(inner.state.listed(name)?);
+        let state = State {
+            generation: listed.entry.generation,
+            incarnation: listed.entry.incarnation,
+            base: inner.state.base,
+            maps: listed.maps.clone()?,
+            header: listed.entry.header.as_slice().into(),
+            catalogue: Arc::default(),
+        };
+        Some(self.hold(&mut inner, Arc::new(state)))
+    }
+
+    fn hold(self: &Arc<Self>, inner: &mut Inner, state: Arc<State>) -> Pinned {
+        *inner.by_generation.entry(state.generation).or_default() += 1;
+        *inner.by_base.entry(state.base).or_default() += 1;
+        Pinned { state, published: Arc::clone(self) }
+    }
+
+    /// The newest state, not held.
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.lock().state)
+    }
+
+    /// Changes the newest state. Nodes that no pinned state shares are changed in place.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(Arc::make_mut(&mut self.lock().state))
+    }
+
+    /// The generations and the base checkpoints that are held.
+    pub(super) fn pins(&self) -> Pins {
+        let inner = self.lock();
+        Pins {
+            generations: inner.by_generation.keys().copied().collect(),
+            bases: inner.by_base.keys().copied().collect(),
+        }
+    }
+
+    /// How many states are held, and the oldest generation among them.
+    pub fn held(&self) -> (usize, Option<Generation>) {
+        let inner = self.lock();
+        (inner.by_generation.values().sum(), inner.by_generation.keys().next().copied())
+    }
+
+    /// A panic while the lock is held leaves the counts whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::Deref for Pinned {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl Clone for Pinned {
+    fn clone(&self) -> Self {
+        let mut inner = self.published.lock();
+        self.published.hold(&mut inner, Arc::clone(&self.state))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut inner = self.published.lock();
+        release(&mut inner.by_generation, self.state.generation);
+        release(&mut inner.by_base, self.state.base);
+    }
+}
+
+fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
+}
+
+/// What is held, at one instant: rising, without repetition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pins {
+    pub(super) generations: Vec<Generation>,
+    pub(super) bases: Vec<CheckpointNumber>,
+}
+
+impl Pins {
+    pub(super) fn add(&mut self, base: CheckpointNumber, generation: Generation) {
+        if let Err(index) = self.generations.binary_search(&generation) {
+            self.generations.insert(index, generation);
+        }
+        if let Err(index) = self.bases.binary_search(&base) {
+            self.bases.insert(index, base);
+        }
+    }
+
+    /// The youngest generation that is held from `birth` on and before `death`.
+    pub(super) fn generation_in(&self, birth: Generation, death: Generation) -> Option<Generation> {
+        let before = self.generations.partition_point(|generation| *generation < death);
+        self.generations[..before].last().copied().filter(|generation| *generation >= birth)
+    }
+
+    /// Whether a base is held from checkpoint `first` on and before `replaced`.
+    pub(super) fn base_in(&self, first: CheckpointNumber, replaced: CheckpointNumber) -> bool {
+        let before = self.bases.partition_point(|base| *base < replaced);
+        self.bases[..before].last().is_some_and(|base| *base >= first)
+    }
+}
