@@ -7,6 +7,7 @@ pub mod disk;
 pub mod format;
 pub mod log;
 pub mod map;
+pub mod process;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{

@@ -14,8 +14,39 @@
 //!
 //! Callers: `store` (all writing), `map`, `reader`. Every method may be called from any thread.
 
+mod aligned;
+#[cfg(any(test, feature = "testing"))]
+mod crash;
+mod direct;
+#[cfg(any(test, feature = "testing"))]
+mod faulty;
+mod file;
+#[cfg(any(test, feature = "testing"))]
+mod image;
+mod memory;
+mod open;
+mod pieces;
+#[cfg(any(test, feature = "testing"))]
+mod sample;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
+mod transfer;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
+
+pub use aligned::AlignedBuffer;
+#[cfg(any(test, feature = "testing"))]
+pub use crash::{BlockVersion, Cause, CrashPoint, StateDescription, Tear};
+#[cfg(any(test, feature = "testing"))]
+pub use faulty::{Effect, FaultPlan, FaultyDisk, Operation, Operations, Performed, PlanNumber, Span, SystemError};
+pub use file::FileDisk;
+#[cfg(any(test, feature = "testing"))]
+pub use image::Image;
+pub use memory::MemoryDisk;
+pub use open::{Access, Caching};
+#[cfg(any(test, feature = "testing"))]
+pub use simulated::SimulatedDisk;
 
 /// One file's bytes, as described in the [module's promises](self).
 ///

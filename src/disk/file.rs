@@ -1,0 +1,320 @@
+//! A regular file, through plain positioned system calls.
+//!
+//! - **I1** `cached` is the file; locks are taken on it, and lengths are asked of it. `direct`, where there is one, is
+//!   a second descriptor of the same file, and gets whole blocks at blocks' offsets only.
+//! - **I2** A durable write is one system call where file system and alignment allow; else it is a write and a sync,
+//!   which promise more (D3).
+//! - **I3** Nothing is retried but a call that was interrupted before it did its work.
+//!
+//! Callers: whoever opens a store, through [`Disk`]; `process` for its locks. Any thread.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::direct::{self, Way};
+use super::open::{self, Access, Caching, Purpose};
+use super::{Disk, transfer};
+use crate::error::Result;
+
+/// A regular file as a disk.
+///
+/// **Durability**: as the [module](super) says, if the file system and the device below keep their word.
+#[derive(Debug)]
+pub struct FileDisk {
+    path: PathBuf,
+    access: Access,
+    cached: File,
+    direct: Option<File>,
+    /// Whether a durable write can be one call; forgotten when the system refuses one.
+    durable_in_one_call: AtomicBool,
+}
+
+/// Whether a write is durable when it returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    Now,
+    AtSync,
+}
+
+impl FileDisk {
+    /// Creates the file, with mode 0600, and opens it for reading and writing.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::Error::AlreadyExists) for a file, [`NotAFile`](crate::Error::NotAFile) for anything
+    /// else that is there, [`Io`](crate::Error::Io) for what the system says. Where the file system refuses
+    /// [`Caching::Direct`], an empty file stays behind.
+    ///
+    /// **Durability**: the file's name survives a crash only after [`FileDisk::sync_folder`].
+    pub fn create_new(path: impl AsRef<Path>, caching: Caching) -> Result<Self> {
+        Self::with(path.as_ref(), Purpose::Create, Access::ReadWrite, caching)
+    }
+
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// [`NotAFile`](crate::Error::NotAFile), at once, for anything but a regular file;
+    /// [`Io`](crate::Error::Io) for what the system says.
+    pub fn open(path: impl AsRef<Path>, access: Access, caching: Caching) -> Result<Self> {
+        Self::with(path.as_ref(), Purpose::Open(access), access, caching)
+    }
+
+    fn with(path: &Path, purpose: Purpose, access: Access, caching: Caching) -> Result<Self> {
+        let cached = open::regular_file(path, purpose)?;
+        let direct = match caching {
+            Caching::Buffered => None,
+            Caching::Direct | Caching::DirectIfPossible => match open::direct(path, access, &cached) {
+                Ok(direct) => Some(direct),
+                Err(error) if caching == Caching::DirectIfPossible && error.kind() == io::ErrorKind::Unsupported => {
+                    None
+                }
+                Err(source) => return Err(open::failure("open for direct I/O", path, source)),
+            },
+        };
+        let durable_in_one_call = AtomicBool::new(system::durable_write_is_to_be_trusted(&cached));
+        Ok(Self { path: path.to_owned(), access, cached, direct, durable_in_one_call })
+    }
+
+    /// What the disk may do with its file.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Whether transfers go through the page cache: never [`Caching::DirectIfPossible`], but what came of it.
+    pub fn caching(&self) -> Caching {
+        if self.direct.is_some() { Caching::Direct } else { Caching::Buffered }
+    }
+
+    /// Makes durable that the file's folder holds it under its name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync_folder(&self) -> io::Result<()> {
+        let folder = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        File::open(folder)?.sync_all()
+    }
+
+    /// The descriptor that locks are taken on (I1).
+    pub(crate) fn file(&self) -> &File {
+        &self.cached
+    }
+
+    /// The descriptor for a raw call at `offset`. A direct call that was short may end inside of a block (at the end
+    /// of the file); what is left of it goes through the cache.
+    fn descriptor(&self, way: Way, offset: u64) -> &File {
+        match &self.direct {
+            Some(direct) if way == Way::Direct && direct::is_block_offset(offset) => direct,
+            _ => &self.cached,
+        }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file was opened for reading only"))
+            }
+        }
+    }
+
+    /// Writes in as few calls as can be; if `durable`, each of them makes its bytes durable.
+    fn write(&self, way: Way, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<()> {
+        transfer::write_all(offset, buffers, |offset, buffers| {
+            system::write(self.descriptor(way, offset), offset, buffers, durable)
+        })
+    }
+
+    /// As [`FileDisk::write`], by whichever way the buffers allow.
+    fn write_by_best_way(&self, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<()> {
+        if self.direct.is_none() {
+            self.write(Way::Cached, offset, buffers, durable)
+        } else if direct::is_aligned(offset, buffers) {
+            self.write(Way::Direct, offset, buffers, durable)
+        } else {
+            direct::write_pieces(offset, buffers, |way, offset, bytes| {
+                self.write(way, offset, &[IoSlice::new(bytes)], durable)
+            })
+        }
+    }
+
+    /// Whether one call can make these bytes durable (I2). A write in several pieces is better synced once.
+    fn is_one_call(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<bool> {
+        if !self.durable_in_one_call.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let length = transfer::write_end(offset, buffers)? - offset;
+        Ok(self.direct.is_none() || direct::is_aligned(offset, buffers) || direct::piece_count(offset, length) == 1)
+    }
+}
+
+impl Disk for FileDisk {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        if self.direct.is_none() || direct::is_aligned(offset, buffers) {
+            return transfer::read_all(offset, buffers, |offset, buffers| {
+                system::read(self.descriptor(Way::Direct, offset), offset, buffers)
+            });
+        }
+        direct::read_pieces(offset, buffers, |offset, memory| {
+            transfer::read_to_end(offset, &mut [IoSliceMut::new(memory)], |offset, buffers| {
+                system::read(self.descriptor(Way::Direct, offset), offset, buffers)
+            })
+        })
+    }
+
+    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        self.writable()?;
+        self.write_by_best_way(offset, buffers, Durable::AtSync)
+    }
+
+    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        self.writable()?;
+        if self.is_one_call(offset, buffers)? {
+            match self.write_by_best_way(offset, buffers, Durable::Now) {
+                Err(error) if system::is_refused(&error) => self.durable_in_one_call.store(false, Ordering::Relaxed),
+                result => return result,
+            }
+        }
+        self.write_by_best_way(offset, buffers, Durable::AtSync)?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        transfer::uninterrupted(|| system::sync(&self.cached))
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.cached.metadata()?.len())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.writable()?;
+        transfer::end(0, length).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.cached.set_len(length)
+    }
+
+    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.writable()?;
+        let end = transfer::end(offset, length).ok_or(io::ErrorKind::FileTooLarge)?;
+        if length == 0 {
+            return Ok(());
+        }
+        match transfer::uninterrupted(|| system::allocate(&self.cached, offset, length)) {
+            Err(error) if system::is_refused(&error) => self.write_zeros_beyond_end(offset, end),
+            result => result,
+        }
+    }
+
+    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.writable()?;
+        let end = offset.saturating_add(length).min(self.length()?);
+        if offset >= end {
+            return Ok(());
+        }
+        match transfer::uninterrupted(|| system::punch_hole(&self.cached, offset, end - offset)) {
+            Err(error) if system::is_refused(&error) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl FileDisk {
+    /// Where the file system cannot allocate: zeros from the file's end on take the space. Holes inside of the file
+    /// are left: what is there may be somebody's bytes.
+    fn write_zeros_beyond_end(&self, offset: u64, end: u64) -> io::Result<()> {
+        const ZEROS: &[u8] = &[0; 1 << 16];
+        let mut position = self.length()?.max(offset);
+        while position < end {
+            let length = (end - position).min(ZEROS.len() as u64);
+            self.write(Way::Cached, position, &[IoSlice::new(&ZEROS[..length as usize])], Durable::AtSync)?;
+            position += length;
+        }
+        Ok(())
+    }
+}
+
+/// The raw calls: what Linux has, and what other systems have instead.
+mod system {
+    use super::Durable;
+    use rustix::io::Errno;
+    use std::fs::File;
+    use std::io::{self, IoSlice, IoSliceMut};
+
+    pub(super) fn read(file: &File, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Ok(rustix::io::preadv(file, buffers, offset)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
+        use rustix::io::{ReadWriteFlags, pwritev, pwritev2};
+        Ok(match durable {
+            Durable::Now => pwritev2(file, buffers, offset, ReadWriteFlags::DSYNC)?,
+            Durable::AtSync => pwritev(file, buffers, offset)?,
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
+        match durable {
+            Durable::Now => Err(Errno::OPNOTSUPP.into()),
+            Durable::AtSync => Ok(rustix::io::pwritev(file, buffers, offset)?),
+        }
+    }
+
+    #[cfg(target_vendor = "apple")]
+    pub(super) fn sync(file: &File) -> io::Result<()> {
+        Ok(rustix::fs::fcntl_fullfsync(file)?)
+    }
+
+    #[cfg(not(target_vendor = "apple"))]
+    pub(super) fn sync(file: &File) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(file)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), offset, length)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        Ok(rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    /// Whether the system or the file system does not know the operation; it has done nothing then.
+    pub(super) fn is_refused(error: &io::Error) -> bool {
+        [Errno::OPNOTSUPP, Errno::NOSYS].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether `RWF_DSYNC` means what it says. A file system in user space, or on another machine by 9p, may be told
+    /// of the flag and ignore it; what such systems do implement is `fsync`.
+    #[cfg(target_os = "linux")]
+    pub(super) fn durable_write_is_to_be_trusted(file: &File) -> bool {
+        const FUSE: i128 = 0x6573_5546;
+        const PLAN_9: i128 = 0x0102_1997;
+        rustix::fs::fstatfs(file).is_ok_and(|answer| ![FUSE, PLAN_9].contains(&i128::from(answer.f_type)))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn durable_write_is_to_be_trusted(_: &File) -> bool {
+        false
+    }
+}

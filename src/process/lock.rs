@@ -1,0 +1,69 @@
+//! The lock on the store's own file.
+//!
+//! `flock`-like: it belongs to the open file, not to the process, so a second open in the same process conflicts too, and
+//! closing some other descriptor of the file does not drop it. A child of a fork shares it.
+//!
+//! The calls of `fs2` are written in full, here and nowhere else: `File` has methods of the same names since Rust 1.89,
+//! newer than the oldest Rust this crate supports.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::FileDisk;
+use crate::error::{Error, Result};
+
+/// A lock on a file, held until this is dropped.
+#[derive(Debug)]
+pub struct FileLock {
+    /// A duplicate of the disk's descriptor: the same open file, so the same lock.
+    file: File,
+    path: PathBuf,
+}
+
+impl FileLock {
+    /// The writer's lock: nobody else holds one of either kind.
+    ///
+    /// # Errors
+    /// [`Locked`](Error::Locked) at once if another has one, in this process or elsewhere; [`Io`](Error::Io) if the file
+    /// system has no locks.
+    pub fn exclusive(disk: &FileDisk) -> Result<Self> {
+        Self::lock(disk, fs2::FileExt::try_lock_exclusive)
+    }
+
+    /// A reader's lock: nobody holds the writer's.
+    ///
+    /// # Errors
+    /// As [`FileLock::exclusive`].
+    pub fn shared(disk: &FileDisk) -> Result<Self> {
+        Self::lock(disk, fs2::FileExt::try_lock_shared)
+    }
+
+    /// The file that is locked.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn lock(disk: &FileDisk, lock: fn(&File) -> io::Result<()>) -> Result<Self> {
+        let path = crate::disk::Disk::path(disk).to_owned();
+        let result = disk.file().try_clone().and_then(|file| lock(&file).map(|()| file));
+        match result {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) if is_contended(&error) => Err(Error::Locked { path }),
+            Err(source) => Err(Error::Io { operation: "lock", path, offset: None, source }),
+        }
+    }
+}
+
+impl Drop for FileLock {
+    /// Unlocks: the disk's descriptor may live on. That this fails is not known to happen; the lock then goes with the
+    /// last descriptor.
+    fn drop(&mut self) {
+        let _ = fs2::FileExt::unlock(&self.file);
+    }
+}
+
+/// Whether the error says that somebody else has the lock.
+fn is_contended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}

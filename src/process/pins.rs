@@ -1,0 +1,84 @@
+//! What readers in other processes pin, and what the writer tells them.
+
+use std::fmt;
+
+use crate::error::Result;
+use crate::id::{CheckpointNumber, Generation, Incarnation};
+
+/// What one reader of another process needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReaderPin {
+    /// The states it needs.
+    pub pinned: Pinned,
+    /// Who it is, for people: a process number, a program's name.
+    pub holder: String,
+}
+
+/// The states that a reader needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// Every state: the reader is about to choose one. Nothing at all may be released. (It may stay so for long: a
+    /// process can be stopped at any instruction.)
+    Everything,
+    /// One state.
+    State {
+        /// The checkpoint whose trees it reads.
+        base: CheckpointNumber,
+        /// The generation it shows.
+        generation: Generation,
+    },
+}
+
+/// What the writer tells readers: the newest state they may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedState {
+    /// The newest checkpoint whose superblock is durable.
+    pub base: CheckpointNumber,
+    /// The newest generation that is synced, as all before it are.
+    pub synced: Generation,
+    /// The writer's own number. A reader that finds another one knows that the writer is another.
+    pub incarnation: Incarnation,
+}
+
+/// What the writer and readers of other processes share.
+///
+/// The order that keeps a reader's blocks from reuse, whatever the two do at the same time:
+///
+/// | reader | writer |
+/// | --- | --- |
+/// | 1. write [`Pinned::Everything`] | 1. [`publish`](PinTable::publish) the new state |
+/// | 2. fence | 2. fence (within `publish`, or within `pins`) |
+/// | 3. read the published state | 3. ask for the [`pins`](PinTable::pins) |
+/// | 4. write [`Pinned::State`] of it | 4. release what none of them needs |
+///
+/// If the reader's step 3 misses the writer's step 1, the writer's step 3 sees the reader's step 1 and releases nothing.
+/// So the writer calls `publish` *before* `pins`, and uses an answer of `pins` only for what died before it asked.
+///
+/// Callers: `pager`'s writer, one thread at a time.
+pub trait PinTable: Send + Sync + fmt::Debug {
+    /// What readers pin, those that are gone left out.
+    ///
+    /// # Errors
+    /// What kept it from looking. The caller must then release nothing: it does not know.
+    fn pins(&self) -> Result<Vec<ReaderPin>>;
+
+    /// Tells readers the newest state. Only a state that is durable may be told.
+    ///
+    /// # Errors
+    /// What kept it from telling; readers then show an older state, which stays pinned for them.
+    fn publish(&self, state: PublishedState) -> Result<()>;
+}
+
+/// No reader in another process, ever: the table of a store in memory, or of one that is not to be shared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoReaders;
+
+impl PinTable for NoReaders {
+    fn pins(&self) -> Result<Vec<ReaderPin>> {
+        Ok(Vec::new())
+    }
+
+    fn publish(&self, _: PublishedState) -> Result<()> {
+        Ok(())
+    }
+}
