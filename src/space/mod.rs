@@ -25,6 +25,8 @@
 //! Callers: `store`, which is single-threaded. Nothing here locks; everything is `Send`.
 
 mod bitmap;
+#[cfg(any(test, feature = "testing"))]
+mod conformance;
 mod free_space;
 mod leaf;
 mod strategy;
@@ -40,8 +42,10 @@ use leaf::Change;
 use crate::error::{Error, Result};
 use crate::id::{Block, Extent};
 
+#[cfg(any(test, feature = "testing"))]
+pub use conformance::{Violation, conformance};
 pub use free_space::{FreeSpace, Segment, SegmentUsage};
-pub use strategy::{AllocationStrategy, FirstFit, Purpose, Request, SegmentFill};
+pub use strategy::{AllocationStrategy, BestFit, Buddy, FirstFit, NextFit, Purpose, Request, SegmentFill, Segregated};
 
 /// Blocks that one leaf of the bitmap describes: 4096 bytes of bits, 128 MiB of file.
 pub const LEAF_BLOCKS: u32 = 32768;

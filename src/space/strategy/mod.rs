@@ -4,11 +4,20 @@
 //! from [`FreeSpace`] when it first needs it and keeps up by what it is told, so any store opens with any strategy.
 //! `conformance` is the suite that every strategy has to pass, those of users too.
 
+mod best_fit;
+mod buddy;
 mod first_fit;
+mod index;
+mod next_fit;
 mod segment_fill;
+mod segregated;
 
+pub use best_fit::BestFit;
+pub use buddy::Buddy;
 pub use first_fit::FirstFit;
+pub use next_fit::NextFit;
 pub use segment_fill::SegmentFill;
+pub use segregated::Segregated;
 
 use super::{FreeSpace, LEAF_BLOCKS, Segment};
 use crate::error::{Error, Result};
