@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::{Generation, PageId};
+use crate::id::{Extent, Generation, PageId};
 
 /// The result of every fallible call of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -198,6 +198,35 @@ pub enum Error {
         option: &'static str,
         /// What is wrong with it.
         reason: &'static str,
+    },
+
+    /// An allocation strategy proposed what it may not propose. Nothing was allocated.
+    #[error("the allocation strategy {name} proposed {extent}: {reason}")]
+    BadStrategy {
+        /// The strategy.
+        name: &'static str,
+        /// What it proposed.
+        extent: Extent,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// Blocks were to be taken or released that are so already: two structures claim them.
+    #[error("{extent}: {reason}")]
+    Overlap {
+        /// The blocks.
+        extent: Extent,
+        /// What they are: `in use already`, `free already`, …
+        reason: &'static str,
+    },
+
+    /// The bitmap does not have as many free blocks as the store says.
+    #[error("the bitmap has {found} free blocks, the store says {expected}")]
+    FreeCount {
+        /// What the store says.
+        expected: u64,
+        /// What the bits give.
+        found: u64,
     },
 
     /// The pager was closed.

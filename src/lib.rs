@@ -8,6 +8,7 @@ pub mod format;
 pub mod log;
 pub mod map;
 pub mod process;
+pub mod space;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{
