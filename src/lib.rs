@@ -9,6 +9,9 @@ pub mod log;
 pub mod map;
 pub mod process;
 pub mod space;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{

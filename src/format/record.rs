@@ -386,24 +386,31 @@ pub fn decode_body(bytes: &[u8], entries: u64, blob_length: u64) -> Result<(Vec<
     let (entry_bytes, rest) = bytes.split_at(entries as usize * ENTRY_BYTES);
     let (blob, padding) = rest.split_at(blob_length as usize);
     reserved_zero("record padding", padding)?;
-    let decoded = entry_bytes
-        .chunks_exact(ENTRY_BYTES)
+    Ok((decode_entries(entry_bytes, blob_length)?, blob))
+}
+
+/// The entries that are these bytes; their ranges lie in a blob of `blob_length` bytes.
+///
+/// # Errors
+/// The first entry that cannot be.
+pub fn decode_entries(bytes: &[u8], blob_length: u64) -> Result<Vec<Entry>, Fault> {
+    bytes
+        .chunks(ENTRY_BYTES)
         .map(|bytes| {
             let raw = RawEntry::ref_from_bytes(bytes).map_err(|_| Fault::Other("an entry is cut short"))?;
             Entry::from_raw(raw, blob_length)
         })
-        .collect::<Result<_, _>>()?;
-    Ok((decoded, blob))
+        .collect()
 }
 
 /// What the seal of a record covers of the record itself.
-pub(crate) fn sealed_part(record: &[u8]) -> &[u8] {
+pub fn sealed_part(record: &[u8]) -> &[u8] {
     &record[COVERED..]
 }
 
-/// The bytes of entries and blob that an external body has.
-pub(crate) fn encode_external_body(target: &mut [u8], entries: &[Entry], blob: &[u8]) {
-    encode_body(target, entries, blob);
+/// Writes entries as an external body has them; `target` is at least as long as they are.
+pub fn encode_entries(target: &mut [u8], entries: &[Entry]) {
+    encode_body(target, entries, &[]);
 }
 
 #[cfg(test)]

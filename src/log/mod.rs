@@ -205,6 +205,25 @@ impl Log {
         self.segments[self.current].last = generation;
     }
 
+    /// Takes out segments that overlap `extent` and hold no record after `folded`, spare ones among them: a superblock
+    /// listed them, but a later record knows their blocks as something else.
+    pub fn take_idle_overlapping(&mut self, extent: Extent, folded: Generation) -> Vec<Segment> {
+        let mut taken = Vec::new();
+        let mut index = 0;
+        while index < self.current {
+            let segment = &self.segments[index];
+            if segment.reference.extent.overlaps(extent) && segment.last <= folded {
+                taken.extend(self.segments.remove(index));
+                self.current -= 1;
+            } else {
+                index += 1;
+            }
+        }
+        let spares = self.spares.extract_if(.., |spare| spare.overlaps(extent));
+        taken.extend(spares.map(|extent| Segment::new(SegmentReference { extent, salt: 0 })));
+        taken
+    }
+
     /// Takes out the segments whose every record is of `folded` or before (L4). The current one stays.
     pub fn retire(&mut self, folded: Generation) -> Vec<Segment> {
         let mut retired = Vec::new();

@@ -76,6 +76,11 @@ impl Tree {
         self.height
     }
 
+    /// Whether the tree maps to pages or chunks, and not to blocks of Vellum's own.
+    pub fn is_of_pages(&self) -> bool {
+        matches!(self.shape.kind, NodeKind::Map | NodeKind::Chunk)
+    }
+
     /// The root on disk, or `None` while the tree differs from what is there.
     pub fn clean_root(&self) -> Option<TreeRoot> {
         match self.root {

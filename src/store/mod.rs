@@ -57,15 +57,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use changes::{Changes, Committed, Durability, PageChange};
-pub use checkpoint::{CheckpointJob, CheckpointReport};
+pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use create::{FileState, file_state};
 pub use medium::Medium;
-pub use moves::MoveReport;
+pub use moves::{Cleaner, MoveReport};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::Sabotage;
-pub use settings::{Entropy, SeededEntropy, Settings, SystemEntropy};
+pub use settings::{Entropy, MakeStrategy, SeededEntropy, Settings, SystemEntropy};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
@@ -75,7 +75,7 @@ use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
 use crate::log::{Log, LogPosition};
 use crate::map::{Nodes, Tree};
-use crate::process::PinTable;
+use crate::process::{self, PinTable, PublishedState};
 use crate::space::Space;
 
 use journal::Journal;
@@ -100,12 +100,16 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
+    /// Bodies of records that lie outside of the log, with the records' generations.
+    bodies: Vec<(Extent, Generation)>,
     synced: Generation,
     anchored: Generation,
     /// The `synced_through` of the youngest record.
     recorded: Generation,
     /// The state at `synced`, where that is not the newest one.
     synced_state: Option<Arc<State>>,
+    /// The state before the newest, kept only for the planted bug that folds it.
+    stale_state: Option<Arc<State>>,
     /// Bytes written since the last sync.
     unsynced_bytes: u64,
     /// The newest durable checkpoint, as written.
@@ -113,6 +117,8 @@ pub struct Store {
     /// The fold of the other slot.
     folded_before: Generation,
     bitmap: Tree,
+    /// Where the bitmap's leaves are loaded from: the same tree, shared with `space`.
+    bitmap_source: Arc<recovery::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
     /// Positions in the catalogue's tree of the entries that lie on disk, by id.
@@ -122,6 +128,8 @@ pub struct Store {
     dirty_nodes: u64,
     /// Blocks of log written since the last fold.
     log_blocks: u64,
+    /// The deferred list while the log is replayed; empty otherwise.
+    recovering: reuse::Replayed,
     /// Whether a checkpoint has begun and not ended.
     checkpoint_running: Running,
     counters: Counters,
@@ -242,7 +250,7 @@ impl Store {
             blocks_free: self.space.blocks_free(),
             deferred_extents: self.deferred.len() as u64,
             log_blocks: self.log.blocks_in_use() + spares,
-            segments_free: self.space.segments_free(),
+            segments_free: self.space.free_space().segments_free(),
         }
     }
 
@@ -259,7 +267,7 @@ impl Store {
     /// # Errors
     /// Those of the table of readers, and of loading the bitmap.
     pub fn release(&mut self) -> Result<()> {
-        let pins = self.pins()?;
+        let Some(pins) = self.pins()? else { return Ok(()) };
         let conditions = Conditions {
             synced: if self.sabotaged_committed_for_synced() { Generation(u64::MAX) } else { self.synced },
             anchored: if self.sabotaged_ignore_anchored() { Generation(u64::MAX) } else { self.anchored },
@@ -277,13 +285,18 @@ impl Store {
         Ok(())
     }
 
-    /// Who holds which state, in this process and in others.
-    fn pins(&self) -> Result<Pins> {
+    /// Who holds which state, in this process and in others; `None` while somebody holds everything.
+    fn pins(&self) -> Result<Option<Pins>> {
+        let (base, synced) = (self.folded.checkpoint, self.synced);
+        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation })?;
         let mut pins = self.published.pins();
         for reader in self.readers.pins()? {
-            pins.add(reader.base, reader.generation);
+            match reader.pinned {
+                process::Pinned::Everything => return Ok(None),
+                process::Pinned::State { base, generation } => pins.add(base, generation),
+            }
         }
-        Ok(pins)
+        Ok(Some(pins))
     }
 
     /// Makes blocks free in memory; those in a log segment only cease to hold a page.

@@ -63,9 +63,8 @@ impl Deferred {
     /// Takes out the entries whose blocks may be used again.
     pub(super) fn release(&mut self, conditions: &Conditions<'_>) -> Vec<DeferredEntry> {
         let mut released = Vec::new();
-        let no_longer_held = self.held.extract_if(.., |generation, _| {
-            conditions.pins.generations.binary_search(generation).is_err()
-        });
+        let no_longer_held =
+            self.held.extract_if(.., |generation, _| conditions.pins.generations.binary_search(generation).is_err());
         let again: Vec<_> = no_longer_held.flat_map(|(_, entries)| entries).collect();
         for entry in again {
             self.judge(entry, conditions, &mut released);
@@ -125,11 +124,8 @@ impl Replayed {
     /// Takes out whatever part of the list lies in `extent`: it was released and is used again. Returns those parts.
     pub(super) fn cancel(&mut self, extent: Extent) -> Vec<Extent> {
         let mut cancelled = Vec::new();
-        while let Some((&start, &entry)) = self
-            .entries
-            .range(..extent.end().0)
-            .next_back()
-            .filter(|(_, entry)| entry.extent.overlaps(extent))
+        while let Some((&start, &entry)) =
+            self.entries.range(..extent.end().0).next_back().filter(|(_, entry)| entry.extent.overlaps(extent))
         {
             self.entries.remove(&start);
             let (from, until) = (start.max(extent.start.0), entry.extent.end().0.min(extent.end().0));
@@ -141,6 +137,17 @@ impl Replayed {
             }
         }
         cancelled
+    }
+
+    /// What [`Replayed::cancel`] would take out: for the planted bug that leaves it in.
+    pub(super) fn overlapping(&self, extent: Extent) -> Vec<Extent> {
+        let parts = self.entries.range(..extent.end().0).filter(|(_, entry)| entry.extent.overlaps(extent));
+        parts
+            .map(|(start, entry)| {
+                let (from, until) = ((*start).max(extent.start.0), entry.extent.end().0.min(extent.end().0));
+                Extent::new(from, (until - from) as u32)
+            })
+            .collect()
     }
 
     pub(super) fn into_entries(self) -> Vec<DeferredEntry> {

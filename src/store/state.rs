@@ -67,12 +67,6 @@ impl State {
     pub(super) fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&CatalogueEntry, &Maps)> {
         self.catalogue.iter().filter_map(|listed| Some((&listed.entry, &**listed.maps.as_ref()?)))
     }
-
-    /// Whether a snapshot holds what was born at `birth` and dies at `death` (R1, R2).
-    pub(super) fn snapshot_holds(&self, birth: Generation, death: Generation) -> bool {
-        let newest = self.snapshots().rev().find(|(entry, _)| entry.generation < death);
-        newest.is_some_and(|(entry, _)| entry.generation >= birth)
-    }
 }
 
 pub(super) fn empty_maps() -> Maps {

@@ -1,0 +1,285 @@
+//! Applying a record to the committed state: after its commit, and again in recovery. One code for both, so that the
+//! committed layer is a function of a checkpoint and the records after it.
+
+use std::sync::Arc;
+
+use super::reuse::Replayed;
+use super::state::Listed;
+use super::{Note, Store};
+use crate::error::{Corruption, Error, Fault, Result, Structure};
+use crate::format::{
+    BlockPointer, CatalogueEntry, DeferredEntry, DeferredKind, Entry, EntryKind, PointerFlags, TreeRoot,
+};
+use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass};
+use crate::log::Hold;
+
+/// Whether a record is applied for the first time, or replayed.
+pub(super) enum Mode<'a> {
+    /// Its extents were taken before it was written.
+    Commit,
+    /// Its extents are taken now; the deaths go here until replay ends.
+    Replay(&'a mut Replayed),
+}
+
+/// A record as far as applying it needs.
+pub(super) struct Applied<'a> {
+    pub(super) generation: Generation,
+    pub(super) incarnation: Incarnation,
+    pub(super) entries: &'a [Entry],
+    pub(super) blob: &'a [u8],
+}
+
+impl Store {
+    /// Makes the record's state the published one. Cannot fail after a commit; in replay a record that contradicts
+    /// the state before it is corruption.
+    pub(super) fn apply(&mut self, record: &Applied<'_>, mut mode: Mode<'_>) -> Result<()> {
+        let mut sets = Vec::with_capacity(record.entries.len());
+        let snapshots = self.snapshots_after(record);
+        for entry in record.entries {
+            match *entry {
+                Entry::Set { page, new, old } => {
+                    self.born(new.extent(), record.generation, &mut mode)?;
+                    self.died(&old, record.generation, &snapshots, &mut mode)?;
+                    sets.push((page, new));
+                }
+                // A moved extent is never one that a snapshot reaches (R8).
+                Entry::Move { page, new, old } => {
+                    self.born(new.extent(), record.generation, &mut mode)?;
+                    self.died(&old, record.generation, &[], &mut mode)?;
+                    sets.push((page, new));
+                }
+                Entry::Stored { new, .. } => self.born(new.extent(), record.generation, &mut mode)?,
+                Entry::Body { new } => {
+                    self.born(new.extent(), record.generation, &mut mode)?;
+                    self.bodies.push((new.extent(), record.generation));
+                }
+                Entry::Dead { old } => self.died(&old, record.generation, &snapshots, &mut mode)?,
+                Entry::Header { .. } | Entry::CatalogueAdd { .. } | Entry::CatalogueRemove { .. } => {}
+            }
+        }
+        let created = self.publish(record, &sets)?;
+        self.dirty_nodes += created as u64;
+        self.notes.push_back(Note { generation: record.generation, position: self.log.position(), sets });
+        Ok(())
+    }
+
+    /// The generations of the snapshots that may own what dies with this record. A record that removes a snapshot
+    /// names what nobody else holds: there is nothing to ask.
+    fn snapshots_after(&self, record: &Applied<'_>) -> Vec<Generation> {
+        let removes = |entry: &Entry| matches!(entry, Entry::CatalogueRemove { .. });
+        if record.entries.iter().any(removes) {
+            return Vec::new();
+        }
+        self.published.state().snapshots().map(|(entry, _)| entry.generation).collect()
+    }
+
+    /// An extent holds committed bytes from now on.
+    fn born(&mut self, extent: Extent, generation: Generation, mode: &mut Mode<'_>) -> Result<()> {
+        if extent.is_empty() {
+            return Ok(());
+        }
+        if let Mode::Replay(replayed) = mode {
+            self.take_again(extent, replayed)?;
+        }
+        if let Some(segment) = self.log.segment_of(extent.start) {
+            segment.set_pages(extent, Hold::Page);
+        }
+        self.journal.taken(extent, generation);
+        Ok(())
+    }
+
+    /// What lay at `old` is reached by no state from `generation` on.
+    fn died(
+        &mut self,
+        old: &BlockPointer,
+        generation: Generation,
+        snapshots: &[Generation],
+        mode: &mut Mode<'_>,
+    ) -> Result<()> {
+        // R1. What a snapshot reaches belongs to its tree: the newest one is the last that can reach it.
+        let held = snapshots.last().is_some_and(|snapshot| *snapshot >= old.birth);
+        if old.extent().is_empty() || held {
+            return Ok(());
+        }
+        // Bytes that were moved are younger here than their birth says; how young is not known, but not dead yet.
+        let written = match old.flags.contains(PointerFlags::RELOCATED) {
+            true => Generation(generation.0.saturating_sub(1)),
+            false => old.birth.min(generation),
+        };
+        let kind = DeferredKind::Data { birth: old.birth.min(generation), written, death: generation };
+        let entry = DeferredEntry { extent: old.extent(), kind };
+        match mode {
+            Mode::Commit => self.deferred.push(entry),
+            Mode::Replay(replayed) => {
+                replayed.add(entry).map_err(|extent| self.record_contradicts(extent))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replay: the extent is free, or was dead and released (R6); anything else is a contradiction.
+    pub(super) fn take_again(&mut self, extent: Extent, replayed: &mut Replayed) -> Result<()> {
+        self.cover(extent);
+        self.unlist_conflicting(extent)?;
+        let cancelled = match self.sabotaged_keep_cancelled() {
+            false => replayed.cancel(extent),
+            true => replayed.overlapping(extent),
+        };
+        if self.log.segment_of(extent.start).is_some() {
+            return Ok(());
+        }
+        // What was cancelled is in use already, as far as the bitmap is concerned.
+        let mut from = extent.start.0;
+        let mut cancelled: Vec<Extent> = cancelled;
+        cancelled.sort();
+        for part in cancelled.into_iter().chain([Extent::new(extent.end().0, 0)]) {
+            let gap = Extent::new(from, (part.start.0 - from) as u32);
+            if !gap.is_empty() {
+                self.space.take(gap).map_err(|error| self.contradiction(error))?;
+            }
+            from = part.end().0;
+        }
+        Ok(())
+    }
+
+    /// The file is at least as long as its extents say.
+    pub(super) fn cover(&mut self, extent: Extent) {
+        if extent.end().0 > self.space.blocks_total() {
+            self.space.grow(extent.end().0);
+        }
+    }
+
+    /// Lets a listed segment go that the superblock knew as log, and a later record knows as something else.
+    pub(super) fn unlist_conflicting(&mut self, extent: Extent) -> Result<()> {
+        for old in self.log.take_idle_overlapping(extent, self.folded.generation) {
+            for run in old.blocks_without_pages() {
+                self.space.release(run)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn contradiction(&self, error: Error) -> Error {
+        match error {
+            Error::Overlap { extent, .. } => self.record_contradicts(extent),
+            error => error,
+        }
+    }
+
+    pub(super) fn record_contradicts(&self, extent: Extent) -> Error {
+        let path = self.medium.path().into();
+        let offset = extent.start.offset_bytes();
+        Corruption { path, structure: Structure::Record, page: None, offset, fault: Fault::Overlap }.into()
+    }
+
+    /// Publishes the new state: maps, header, catalogue.
+    fn publish(&mut self, record: &Applied<'_>, sets: &[(PageId, BlockPointer)]) -> Result<usize> {
+        let header = record.entries.iter().rev().find_map(|entry| match *entry {
+            Entry::Header { offset, length } => Some(blob_range(record.blob, offset, length)),
+            _ => None,
+        });
+        let added = record
+            .entries
+            .iter()
+            .filter_map(|entry| match *entry {
+                Entry::CatalogueAdd { offset, length } => {
+                    Some(decode_added(blob_range(record.blob, offset, length)).map_err(|fault| self.bad_record(fault)))
+                }
+                _ => None,
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let removed: Vec<u64> = record
+            .entries
+            .iter()
+            .filter_map(|entry| match *entry {
+                Entry::CatalogueRemove { id } => Some(id),
+                _ => None,
+            })
+            .collect();
+        self.next_catalogue_id = added.iter().map(|entry| entry.id + 1).fold(self.next_catalogue_id, u64::max);
+        Ok(self.published.change(|state| {
+            let mut created = 0;
+            for (page, pointer) in sets {
+                created += state.maps[page.class().index()].set(page.index(), *pointer);
+            }
+            state.generation = record.generation;
+            state.incarnation = record.incarnation;
+            if let Some(header) = header {
+                state.header = header.into();
+            }
+            if !added.is_empty() || !removed.is_empty() {
+                let mut catalogue: Vec<_> = state.catalogue.to_vec();
+                catalogue.retain(|listed| !removed.contains(&listed.entry.id));
+                for mut entry in added {
+                    entry.generation = record.generation;
+                    entry.incarnation = record.incarnation;
+                    let maps = (entry.kind == EntryKind::Snapshot).then(|| state.maps.clone());
+                    entry.header = if maps.is_some() { state.header.to_vec() } else { Vec::new() };
+                    catalogue.push(Arc::new(Listed { entry, maps }));
+                }
+                state.catalogue = Arc::new(catalogue);
+            }
+            created
+        }))
+    }
+
+    pub(super) fn bad_record(&self, fault: Fault) -> Error {
+        let path = self.medium.path().into();
+        let offset = self.log.position().segment.offset_bytes();
+        Corruption { path, structure: Structure::Record, page: None, offset, fault }.into()
+    }
+}
+
+/// A range that decoding has checked to lie in the blob.
+fn blob_range(blob: &[u8], offset: u32, length: u32) -> &[u8] {
+    blob.get(offset as usize..offset as usize + length as usize).unwrap_or_default()
+}
+
+/// What a record holds of a new catalogue entry: kind, id, time, name, note.
+pub(super) fn encode_added(entry: &CatalogueEntry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&entry.kind.id().to_le_bytes());
+    bytes.extend_from_slice(&(entry.name.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&entry.id.to_le_bytes());
+    bytes.extend_from_slice(&entry.created_seconds.to_le_bytes());
+    bytes.extend_from_slice(entry.name.as_bytes());
+    bytes.extend_from_slice(entry.note.as_bytes());
+    bytes
+}
+
+fn decode_added(bytes: &[u8]) -> std::result::Result<CatalogueEntry, Fault> {
+    const SHORT: Fault = Fault::Other("a catalogue entry in a record is cut short");
+    let number = |at: usize| -> std::result::Result<u64, Fault> {
+        let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok()).ok_or(SHORT)?;
+        Ok(u64::from_le_bytes(field))
+    };
+    let kind_and_length = number(0)?;
+    let kind = EntryKind::from_id(kind_and_length as u32).ok_or(Fault::Field {
+        field: "catalogue kind",
+        expected: 2,
+        found: u64::from(kind_and_length as u32),
+    })?;
+    let text = |bytes: Option<&[u8]>| {
+        String::from_utf8(bytes.ok_or(SHORT)?.to_vec()).map_err(|_| Fault::Other("a name or note is not UTF-8"))
+    };
+    let name_end = 24usize.saturating_add((kind_and_length >> 32) as usize);
+    let name = text(bytes.get(24..name_end))?;
+    crate::format::check_name(&name).map_err(Fault::Other)?;
+    Ok(CatalogueEntry {
+        kind,
+        id: number(8)?,
+        generation: Generation(0),
+        incarnation: Incarnation(0),
+        created_seconds: number(16)?,
+        name,
+        note: text(bytes.get(name_end..))?,
+        header: Vec::new(),
+        maps: [TreeRoot::default(); SizeClass::COUNT],
+    })
+}
+
+/// Bodies of records live like nodes: until both superblock slots have folded the record (R4).
+pub(super) fn body_entry(extent: Extent, checkpoint: CheckpointNumber) -> DeferredEntry {
+    let kind = DeferredKind::Node { first: CheckpointNumber(0), replaced: checkpoint };
+    DeferredEntry { extent, kind }
+}

@@ -1,0 +1,466 @@
+//! Commit: from changes to a record. See the state diagram of the module above.
+
+use std::sync::Arc;
+
+use super::append::Draft;
+use super::apply::{Applied, Mode, encode_added};
+use super::{Changes, Committed, Durability, PageChange, Store};
+use crate::disk::AlignedBuffer;
+use crate::error::{Error, Result};
+use crate::format::{
+    BlockPointer, Codec, Entry, HEADER_LIMIT, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum,
+    encode_entries, record_blocks,
+};
+use crate::id::{BLOCK_LENGTH, Block, Extent, Generation, PageId};
+use crate::space::{Purpose, Request};
+
+/// Bytes that are to be stored in an extent of their own.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) bytes: Arc<[u8]>,
+    /// Its extent, once it has one.
+    pub(super) address: Block,
+    pub(super) checksum: u32,
+}
+
+/// What a commit will do, before any space is taken.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    pub(super) units: Vec<Unit>,
+    pub(super) pages: Vec<PreparedPage>,
+}
+
+/// A page that changes.
+#[derive(Debug)]
+pub(super) struct PreparedPage {
+    pub(super) page: PageId,
+    pub(super) old: BlockPointer,
+    pub(super) new: NewPage,
+}
+
+/// What a page becomes.
+#[derive(Debug)]
+pub(super) enum NewPage {
+    /// Nothing.
+    Free,
+    /// Zeros.
+    Zero,
+    /// One unit, by number.
+    Unit(usize),
+    /// A tree of chunks: numbers of chunks, and the units they become (`None`: zeros).
+    Chunks {
+        chunks: Vec<(u32, Option<usize>)>,
+        /// Whether chunks that are not named stay.
+        others: OtherChunks,
+    },
+}
+
+/// What becomes of the chunks of a page that a change does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OtherChunks {
+    Stay,
+    Zero,
+}
+
+impl Store {
+    /// Commits `changes` atomically.
+    ///
+    /// **Durability**: with [`Durability::Durable`], once this returned no power cut can undo it, nor any commit
+    /// before it.
+    ///
+    /// # Errors
+    /// `CommitUnknown` if the commit's fate is known only after reopening; after any other error nothing was
+    /// committed: `NoSpace` (frees and later commits go on), `Poisoned`, `Io` and `Corrupt` while reading the maps,
+    /// `PageNotFound` for freeing a page that is not allocated, `HeaderTooLarge`.
+    pub fn commit(&mut self, changes: &Changes, durability: Durability) -> Result<Committed> {
+        self.medium.check()?;
+        let generation = self.state().generation.next().ok_or(Error::Exhausted { counter: "generation" })?;
+        if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
+            self.sync()?;
+        }
+        self.release()?;
+        let prepared = self.prepare(changes)?;
+        let mut taken = Vec::new();
+        let result = self.commit_prepared(changes, prepared, generation, durability, &mut taken);
+        if let Err(error) = &result
+            && !matches!(error, Error::CommitUnknown { .. })
+        {
+            for extent in taken {
+                self.space.release(extent)?;
+            }
+        }
+        result
+    }
+
+    /// Looks up what the changes replace, and finds the bytes to be stored.
+    fn prepare(&self, changes: &Changes) -> Result<Prepared> {
+        if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
+            return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
+        }
+        let state = self.state();
+        let mut prepared = Prepared::default();
+        for (&page, change) in &changes.pages {
+            let old = state.pointer(&self.nodes, page)?;
+            let new = match change {
+                PageChange::Free if old.is_null() => return Err(Error::PageNotFound { page }),
+                PageChange::Free => NewPage::Free,
+                PageChange::Zero => NewPage::Zero,
+                PageChange::Whole(bytes) => {
+                    if bytes.len() as u64 != page.class().page_bytes() || page.class().is_chunked() {
+                        let length = bytes.len() as u64;
+                        return Err(Error::OutOfPage { page, offset: 0, length });
+                    }
+                    match prepared.unit(bytes) {
+                        Some(unit) => NewPage::Unit(unit),
+                        None => NewPage::Zero,
+                    }
+                }
+                PageChange::Chunks(chunks) if chunks.is_empty() && !old.is_null() => continue,
+                PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) if chunks.is_empty() => NewPage::Zero,
+                PageChange::Chunks(chunks) => prepared.chunks(page, chunks, OtherChunks::Stay)?,
+                PageChange::OnlyChunks(chunks) => prepared.chunks(page, chunks, OtherChunks::Zero)?,
+            };
+            prepared.pages.push(PreparedPage { page, old, new });
+        }
+        Ok(prepared)
+    }
+
+    fn commit_prepared(
+        &mut self,
+        changes: &Changes,
+        mut prepared: Prepared,
+        generation: Generation,
+        durability: Durability,
+        taken: &mut Vec<Extent>,
+    ) -> Result<Committed> {
+        let mut draft = self.draft(changes);
+        let unit_blocks: u64 = prepared.units.iter().map(Unit::blocks).sum();
+        let blocks = record_blocks(draft.entries.len() + prepared.pages.len(), draft.blob.len());
+        let chunked = prepared.pages.iter().any(|page| page.page.class().is_chunked());
+        let run_blocks = blocks + unit_blocks;
+        let in_log = unit_blocks > 0
+            && unit_blocks <= self.settings.in_log_blocks.into()
+            && !chunked
+            && blocks <= self.settings.record_limit_blocks()
+            && self.fits_in_log(run_blocks);
+        if in_log {
+            self.admit(changes)?;
+            let plan = self.plan_log(run_blocks)?;
+            let mut next = plan.placement.address.0 + blocks;
+            for unit in &mut prepared.units {
+                unit.address = Block(next);
+                next += unit.blocks();
+            }
+            for page in &prepared.pages {
+                draft.entries.push(prepared.entry(page, generation));
+            }
+            let behind: Vec<&[u8]> = prepared.units.iter().map(|unit| &unit.bytes[..]).collect();
+            self.append(&draft, plan, &behind, behind.iter().copied(), generation, durability)?;
+            self.counters.commits_in_log += 1;
+            self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
+            return self.committed(&draft.entries, &draft.blob, generation);
+        }
+
+        self.place_units(&mut prepared.units, taken)?;
+        for page in &prepared.pages {
+            if !matches!(page.new, NewPage::Chunks { .. }) {
+                draft.entries.push(prepared.entry(page, generation));
+            }
+        }
+        let mut node_units = Vec::new();
+        for page in &prepared.pages {
+            if let NewPage::Chunks { chunks, others } = &page.new {
+                let built = self.build_chunks(page, chunks, *others, &prepared.units, generation, taken)?;
+                draft.entries.extend(built.entries);
+                node_units.extend(built.nodes);
+            }
+            if page.old.is_indirect() && matches!(page.new, NewPage::Free | NewPage::Zero) {
+                draft.entries.extend(self.dead_chunks(page.page, &page.old)?);
+            }
+        }
+        self.admit(changes)?;
+        self.write_units(&prepared.units)?;
+        self.write_units(&node_units)?;
+        self.commit_written(draft, &prepared.units, &node_units, generation, durability, taken)
+    }
+
+    /// The pages lie in their extents: what is left is the record, whose body may be too large for the log.
+    fn commit_written(
+        &mut self,
+        mut draft: Draft,
+        units: &[Unit],
+        nodes: &[Unit],
+        generation: Generation,
+        durability: Durability,
+        taken: &mut Vec<Extent>,
+    ) -> Result<Committed> {
+        let entries = std::mem::take(&mut draft.entries);
+        let blob = draft.blob.clone();
+        let stored_bytes: usize = units.iter().chain(nodes).map(|unit| unit.bytes.len()).sum();
+        let external = record_blocks(entries.len(), blob.len()) > self.settings.record_limit_blocks();
+        let body = match external {
+            true => self.write_body(&entries, taken)?,
+            false => Vec::new(),
+        };
+        if external || stored_bytes as u64 > self.settings.unsynced_limit_bytes {
+            // The record will say that its pages need no verification: they must be durable before it is written.
+            if !self.sabotaged_skip_sync() {
+                self.counters.syncs += 1;
+                self.medium.sync()?;
+                self.unsynced_bytes = 0;
+                let newest = self.state().generation;
+                self.note_synced(newest);
+            }
+            draft.flags = draft.flags.with(RecordFlags::DATA_SYNCED);
+        }
+        if external {
+            draft.flags = draft.flags.with(RecordFlags::EXTERNAL_BODY);
+            draft.body_length = (entries.len() * crate::format::ENTRY_BYTES) as u64;
+            draft.body_seal = self.seal_of_body(&entries);
+            draft.entries = body.clone();
+        } else {
+            draft.entries = entries.clone();
+        }
+        let plan = self.plan_log(record_blocks(draft.entries.len(), draft.blob.len()))?;
+        // The order of the entries: whole pages as their units come, then each chunked page's chunks and nodes.
+        let sealed: Vec<&[u8]> = match draft.flags.contains(RecordFlags::DATA_SYNCED) {
+            true => Vec::new(),
+            false => {
+                let by_address: std::collections::HashMap<Block, &[u8]> =
+                    units.iter().chain(nodes).map(|unit| (unit.address, &unit.bytes[..])).collect();
+                stored_pointers(&entries).filter_map(|pointer| by_address.get(&pointer.address).copied()).collect()
+            }
+        };
+        self.append(&draft, plan, &[], sealed.into_iter(), generation, durability)?;
+        self.counters.page_bytes += stored_bytes as u64;
+        let all = [body, entries].concat();
+        self.committed(&all, &blob, generation)
+    }
+
+    pub(super) fn committed(&mut self, entries: &[Entry], blob: &[u8], generation: Generation) -> Result<Committed> {
+        let incarnation = self.incarnation;
+        if self.synced < generation && self.synced_state.is_none() {
+            self.synced_state = Some(self.state());
+        }
+        if self.sabotaged_late_homes() {
+            self.stale_state = Some(self.state());
+        }
+        self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
+        self.counters.commits += 1;
+        Ok(Committed { generation, incarnation })
+    }
+
+    /// Whether a run fits into a segment: the present one, or the next.
+    fn fits_in_log(&self, run_blocks: u64) -> bool {
+        self.log.plan(run_blocks).is_some() || run_blocks <= u64::from(self.settings.log_segment_blocks)
+    }
+
+    /// Entries and payloads that do not concern pages.
+    fn draft(&self, changes: &Changes) -> Draft {
+        let mut draft = Draft::default();
+        let mut put = |bytes: &[u8]| {
+            let offset = draft.blob.len() as u32;
+            draft.blob.extend_from_slice(bytes);
+            (offset, bytes.len() as u32)
+        };
+        if let Some(header) = &changes.header {
+            let (offset, length) = put(header);
+            draft.entries.push(Entry::Header { offset, length });
+        }
+        for (added, number) in changes.added.iter().zip(0..) {
+            let mut entry = added.clone();
+            entry.id = self.next_catalogue_id + number;
+            let (offset, length) = put(&encode_added(&entry));
+            draft.entries.push(Entry::CatalogueAdd { offset, length });
+        }
+        draft.entries.extend(changes.removed.iter().map(|id| Entry::CatalogueRemove { id: *id }));
+        draft.entries.extend(changes.dead.iter().map(|old| Entry::Dead { old: *old }));
+        draft
+    }
+
+    /// Finds extents for the units, as few as can be.
+    fn place_units(&mut self, units: &mut [Unit], taken: &mut Vec<Extent>) -> Result<()> {
+        let mut left: u64 = units.iter().map(Unit::blocks).sum();
+        let mut free = Extent::default();
+        for unit in units {
+            let blocks = unit.blocks() as u32;
+            if free.blocks < blocks {
+                self.return_rest(free, taken)?;
+                let wanted = left.min(crate::space::LEAF_BLOCKS.into()) as u32;
+                let request = Request { blocks: wanted, minimum: blocks, multiple: 1, purpose: Purpose::Data };
+                free = self.obtain(&request)?.ok_or_else(|| self.no_space(left))?;
+                taken.push(free);
+            }
+            let (own, rest) = free.split_at(blocks);
+            unit.address = own.start;
+            free = rest;
+            left -= u64::from(blocks);
+        }
+        self.return_rest(free, taken)
+    }
+
+    /// Gives the unused end of the extent taken last back.
+    pub(super) fn return_rest(&mut self, rest: Extent, taken: &mut [Extent]) -> Result<()> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if let Some(last) = taken.last_mut() {
+            last.blocks -= rest.blocks;
+        }
+        self.space.release(rest)
+    }
+
+    /// Writes units to their extents, neighbours in one go.
+    pub(super) fn write_units(&mut self, units: &[Unit]) -> Result<()> {
+        const STAGING_BLOCKS: u64 = 1024;
+        let mut rest = units;
+        while let [first, ..] = rest {
+            let (mut count, mut blocks) = (0, 0);
+            while let Some(unit) = rest.get(count)
+                && unit.address.0 == first.address.0 + blocks
+                && (count == 0 || blocks + unit.blocks() <= STAGING_BLOCKS)
+            {
+                blocks += unit.blocks();
+                count += 1;
+            }
+            let (run, after) = rest.split_at(count);
+            let mut staging = AlignedBuffer::zeroed(blocks as usize * BLOCK_LENGTH);
+            let mut at = 0;
+            for unit in run {
+                staging[at..at + unit.bytes.len()].copy_from_slice(&unit.bytes);
+                at += unit.blocks() as usize * BLOCK_LENGTH;
+            }
+            self.medium.write(first.address, &staging)?;
+            self.counters.page_writes += 1;
+            self.unsynced_bytes += staging.len() as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Writes the entries into extents of their own; returns the entries that name those.
+    fn write_body(&mut self, entries: &[Entry], taken: &mut Vec<Extent>) -> Result<Vec<Entry>> {
+        const PER_EXTENT: usize = STORED_LIMIT as usize / crate::format::ENTRY_BYTES;
+        let mut body = Vec::new();
+        for part in entries.chunks(PER_EXTENT) {
+            let bytes = body_bytes(part);
+            let blocks = bytes.len().div_ceil(BLOCK_LENGTH) as u32;
+            let request = Request { blocks, minimum: blocks, multiple: 1, purpose: Purpose::Data };
+            let extent = self.obtain(&request)?.ok_or_else(|| self.no_space(blocks.into()))?;
+            taken.push(extent);
+            let mut padded = AlignedBuffer::zeroed(blocks as usize * BLOCK_LENGTH);
+            padded[..bytes.len()].copy_from_slice(&bytes);
+            self.medium.write(extent.start, &padded)?;
+            self.unsynced_bytes += padded.len() as u64;
+            let new = BlockPointer {
+                address: extent.start,
+                codec: Codec::Raw,
+                flags: PointerFlags::default(),
+                stored_length: bytes.len() as u32,
+                checksum: checksum(&bytes),
+                birth: self.state().generation,
+            };
+            body.push(Entry::Body { new });
+        }
+        Ok(body)
+    }
+
+    fn seal_of_body(&self, entries: &[Entry]) -> crate::format::Seal {
+        let mut hasher = SealHasher::new(0);
+        entries.chunks(16 << 10).for_each(|part| hasher.update(&body_bytes(part)));
+        hasher.finish()
+    }
+
+    /// Makes every commit so far durable.
+    ///
+    /// # Errors
+    /// `Io` or `Poisoned`; then what is durable is known only after reopening.
+    pub fn sync(&mut self) -> Result<()> {
+        let newest = self.state().generation;
+        if self.synced == newest {
+            return self.medium.check();
+        }
+        if !self.sabotaged_skip_sync() {
+            self.counters.syncs += 1;
+            self.medium.sync()?;
+        }
+        self.unsynced_bytes = 0;
+        self.note_synced(newest);
+        Ok(())
+    }
+}
+
+fn body_bytes(entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = vec![0; entries.len() * crate::format::ENTRY_BYTES];
+    encode_entries(&mut bytes, entries);
+    bytes
+}
+
+/// The pointers of a record's stored pages, in the order in which its seal covers them.
+pub(super) fn stored_pointers(entries: &[Entry]) -> impl Iterator<Item = &BlockPointer> {
+    entries.iter().filter_map(|entry| match entry {
+        Entry::Set { new, .. } | Entry::Move { new, .. } | Entry::Stored { new, .. } => {
+            (new.stored_length > 0).then_some(new)
+        }
+        _ => None,
+    })
+}
+
+impl Unit {
+    pub(super) fn blocks(&self) -> u64 {
+        self.bytes.len().div_ceil(BLOCK_LENGTH) as u64
+    }
+
+    pub(super) fn pointer(&self, birth: Generation) -> BlockPointer {
+        BlockPointer {
+            address: self.address,
+            codec: Codec::Raw,
+            flags: PointerFlags::default(),
+            stored_length: self.bytes.len() as u32,
+            checksum: self.checksum,
+            birth,
+        }
+    }
+}
+
+impl Prepared {
+    /// Adds bytes to be stored; `None` if they are all zero and need no place.
+    fn unit(&mut self, bytes: &Arc<[u8]>) -> Option<usize> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        let unit = Unit { bytes: Arc::clone(bytes), address: Block(0), checksum: checksum(bytes) };
+        self.units.push(unit);
+        Some(self.units.len() - 1)
+    }
+
+    fn chunks(
+        &mut self,
+        page: PageId,
+        chunks: &std::collections::BTreeMap<u32, Arc<[u8]>>,
+        others: OtherChunks,
+    ) -> Result<NewPage> {
+        let mut units = Vec::with_capacity(chunks.len());
+        for (&chunk, bytes) in chunks {
+            let (offset, length) = (u64::from(chunk) * u64::from(STORED_LIMIT), bytes.len() as u64);
+            if u64::from(chunk) >= page.class().chunks()
+                || length != u64::from(STORED_LIMIT)
+                || !page.class().is_chunked()
+            {
+                return Err(Error::OutOfPage { page, offset, length });
+            }
+            units.push((chunk, self.unit(bytes)));
+        }
+        Ok(NewPage::Chunks { chunks: units, others })
+    }
+
+    /// The entry of a page that is not a tree of chunks.
+    fn entry(&self, page: &PreparedPage, generation: Generation) -> Entry {
+        let new = match page.new {
+            NewPage::Free => BlockPointer::null(generation),
+            NewPage::Unit(unit) => self.units[unit].pointer(generation),
+            NewPage::Zero | NewPage::Chunks { .. } => BlockPointer::zero(generation),
+        };
+        Entry::Set { page: page.page, new, old: page.old }
+    }
+}

@@ -1,0 +1,132 @@
+//! Reading pages: bytes are believed only if they sum to what the pointer says.
+
+use crate::disk::Disk;
+use crate::error::{Corruption, Error, Fault, Result, Structure};
+use crate::format::{BlockPointer, Codec, checksum};
+use crate::id::{BLOCK_BYTES, PageId, SizeClass};
+use crate::map::Nodes;
+
+use super::chunks::chunk_tree;
+
+/// Reads whole pages of any class, and parts of them.
+#[derive(Clone, Copy, Debug)]
+pub struct PageReader<'a> {
+    nodes: &'a Nodes,
+}
+
+impl<'a> PageReader<'a> {
+    /// Reads through `nodes` and its disk.
+    pub fn new(nodes: &'a Nodes) -> Self {
+        Self { nodes }
+    }
+
+    /// Fills `target` with the bytes of the page from `offset` on.
+    ///
+    /// # Errors
+    /// `OutOfPage`, `Io`, `Corrupt`.
+    pub fn read(&self, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
+        let length = target.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > page.class().page_bytes()) {
+            return Err(Error::OutOfPage { page, offset, length });
+        }
+        if !page.class().is_chunked() {
+            return read_part(self.nodes.disk().as_ref(), page, pointer, offset, target);
+        }
+        let tree = chunk_tree(page, pointer);
+        let chunk_bytes = SizeClass::CHUNK.page_bytes();
+        let (mut offset, mut rest) = (offset, target);
+        while !rest.is_empty() {
+            let within = offset % chunk_bytes;
+            let count = rest.len().min((chunk_bytes - within) as usize);
+            let (part, after) = rest.split_at_mut(count);
+            let chunk = tree.get(self.nodes, offset / chunk_bytes)?;
+            match chunk.is_null() {
+                true => part.fill(0),
+                false => read_part(self.nodes.disk().as_ref(), page, &chunk, within, part)?,
+            }
+            offset += count as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// The pointer of one chunk of a page; null where it was never written.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub fn chunk(&self, page: PageId, pointer: &BlockPointer, chunk: u32) -> Result<BlockPointer> {
+        chunk_tree(page, pointer).get(self.nodes, chunk.into())
+    }
+}
+
+/// Fills `target` with the bytes from `offset` on of what `pointer` stores: a page of at most 1 MiB, or a chunk. The
+/// whole of it is read and compared with its checksum.
+///
+/// # Errors
+/// `Io`, `Corrupt`, `OutOfPage`.
+pub fn read_part(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
+    let unit = page.class().page_bytes().min(SizeClass::CHUNK.page_bytes()) as usize;
+    if offset == 0 && target.len() == unit {
+        return read_page(disk, page, pointer, target);
+    }
+    let mut whole = crate::disk::AlignedBuffer::zeroed(unit);
+    read_page(disk, page, pointer, &mut whole)?;
+    let length = target.len() as u64;
+    let part = (offset as usize).checked_add(target.len()).and_then(|end| whole.get(offset as usize..end));
+    target.copy_from_slice(part.ok_or(Error::OutOfPage { page, offset, length })?);
+    Ok(())
+}
+
+/// Fills `target`, which is as long as the page (or chunk), with what `pointer` stores.
+///
+/// # Errors
+/// `PageNotFound` if the pointer leads nowhere, `Io`, `Corrupt`.
+pub fn read_page(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
+    let offset = pointer.address.offset_bytes();
+    let corrupt = |fault| {
+        let path = disk.path().into();
+        Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into())
+    };
+    match pointer.codec {
+        Codec::Null => return Err(Error::PageNotFound { page }),
+        Codec::Zero => {
+            target.fill(0);
+            return Ok(());
+        }
+        Codec::Raw => {}
+    }
+    if pointer.stored_length as usize != target.len() {
+        return corrupt(Fault::Field {
+            field: "stored length",
+            expected: target.len() as u64,
+            found: pointer.stored_length.into(),
+        });
+    }
+    read_stored(disk, page, pointer, target)
+}
+
+/// Fills `target` with the blocks that `pointer` leads to, as they are stored; it is as long as they are, or as the
+/// stored bytes.
+///
+/// # Errors
+/// `Io`, `Corrupt`.
+pub(super) fn read_stored(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
+    let offset = pointer.address.offset_bytes();
+    let corrupt = |fault| {
+        let path = disk.path().into();
+        Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into())
+    };
+    if let Err(source) = disk.read_at(offset, target) {
+        if source.kind() == std::io::ErrorKind::UnexpectedEof {
+            return corrupt(Fault::Truncated { file_bytes: disk.length().unwrap_or(0) });
+        }
+        return Err(Error::Io { operation: "read", path: disk.path().into(), offset: Some(offset), source });
+    }
+    let found = checksum(target.get(..pointer.stored_length as usize).unwrap_or_default());
+    if found != pointer.checksum {
+        return corrupt(Fault::Checksum { expected: pointer.checksum, found });
+    }
+    Ok(())
+}
+
+const _: () = assert!(BLOCK_BYTES == 4096);
