@@ -13,13 +13,13 @@
 //! - **S3** The superblock is written only after the sync of all it leads to has returned.
 //! - **R4** The log goes on where it is: the superblock says where the record after c is expected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::apply::body_entry;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
-use super::{Maps, Medium, Running, State, Store, reuse};
+use super::{Maps, Medium, OnDisk, Running, State, Store, reuse};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -27,7 +27,7 @@ use crate::format::{
     SegmentReference, Superblock, TreeRoot, checksum, encode_deferred, slot_blocks,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, SizeClass};
-use crate::map::{Home, Replaced, Shape, Tree, TreeWriter};
+use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
 use crate::space::{LEAF_BLOCKS, Purpose, Request};
 
 /// Bytes of nodes written at a time.
@@ -45,7 +45,7 @@ pub struct CheckpointJob {
     superblock_first: bool,
     maps: Box<Maps>,
     listed: Vec<Arc<Listed>>,
-    catalogue_slots: std::collections::BTreeMap<u64, u64>,
+    on_disk: BTreeMap<u64, OnDisk>,
     bitmap: Tree,
     catalogue: Tree,
     deferred: Tree,
@@ -162,18 +162,21 @@ impl Store {
     /// At most how many blocks the next checkpoint needs.
     pub(super) fn checkpoint_bound(&self) -> u64 {
         let state = self.published.state();
-        let fresh = |listed: &&Arc<Listed>| !self.catalogue_slots.contains_key(&listed.entry.id);
+        let fresh = |listed: &&Arc<Listed>| !self.on_disk.contains_key(&listed.entry.id);
         let snapshots = state.catalogue.iter().filter(fresh).count() as u64;
         let maps = (self.dirty_nodes + SizeClass::COUNT as u64) * (1 + snapshots);
         let leaves_total = self.space.blocks_total().div_ceil(LEAF_BLOCKS.into()) + 2;
         let leaves = leaves_total.min(2 * self.journal.len() as u64 + maps / u64::from(LEAF_BLOCKS) + 8);
         let bitmap = leaves + Shape::nodes_at_most(leaves_total).min(leaves * 3);
-        let listed = state.catalogue.len().max(self.catalogue_slots.len()) as u64;
-        let changed = snapshots + self.catalogue_slots.len().saturating_sub(state.catalogue.len()) as u64;
-        let catalogue = snapshots + Shape::nodes_at_most(listed + snapshots).min(3 * (changed + snapshots));
+        let listed = state.catalogue.len().max(self.on_disk.len()) as u64;
+        let gone: Vec<_> = gone_from(&self.on_disk, &state.catalogue).collect();
+        let changed = snapshots + gone.len() as u64;
+        let catalogue = snapshots + Shape::nodes_at_most(listed + snapshots).min(3 * changed);
+        let roots = gone.iter().flat_map(|gone| &gone.listed.entry.maps);
+        let of_gone: u64 = roots.map(|root| Shape::nodes_at_most(root.length)).sum();
         let rewritten = Shape::nodes_at_most(self.deferred_tree.length()) + self.deferred_tree.length();
         let deferred =
-            self.deferred.len() as u64 + maps + bitmap + 2 * catalogue + rewritten + self.bodies.len() as u64;
+            of_gone + self.deferred.len() as u64 + maps + bitmap + 2 * catalogue + rewritten + self.bodies.len() as u64;
         let deferred_blocks = deferred.div_ceil(DEFERRED_PER_BLOCK as u64) + 1;
         maps + bitmap + catalogue + deferred_blocks + Shape::nodes_at_most(deferred_blocks) + 8
     }
@@ -261,9 +264,9 @@ impl Store {
         let mut homes = Homes { extents: extents.to_vec(), blocks, bytes, used: 0 };
 
         let (maps, listed, mut replaced) = self.write_maps(&state, number, &mut homes)?;
-        let mut catalogue_slots = self.catalogue_slots.clone();
-        let catalogue =
-            self.write_catalogue(&state, &listed, &mut catalogue_slots, number, &mut homes, &mut replaced)?;
+        let mut on_disk = self.on_disk.clone();
+        self.replaced_with_snapshots(&state, number, &mut replaced)?;
+        let catalogue = self.write_catalogue(&state, &listed, &mut on_disk, number, &mut homes, &mut replaced)?;
         let changes = self.bitmap_changes(&state, &homes);
         let (bitmap_blocks, bitmap_replaced) = self.count_bitmap(&changes, number)?;
         replaced.extend(bitmap_replaced);
@@ -305,7 +308,7 @@ impl Store {
             superblock_first: self.sabotaged_superblock_first(),
             maps,
             listed,
-            catalogue_slots,
+            on_disk,
             bitmap,
             catalogue,
             deferred,
@@ -327,7 +330,7 @@ impl Store {
         let mut writer = TreeWriter::new(&self.nodes, number, homes);
         let mut listed = Vec::new();
         for old in state.catalogue.iter() {
-            let Some(maps) = old.maps.as_ref().filter(|_| !self.catalogue_slots.contains_key(&old.entry.id)) else {
+            let Some(maps) = old.maps.as_ref().filter(|_| !self.on_disk.contains_key(&old.entry.id)) else {
                 listed.push(Arc::clone(old));
                 continue;
             };
@@ -338,7 +341,7 @@ impl Store {
         }
         // Two snapshots can own a node that the fold no longer reaches: the newest that was on disk before, and the
         // oldest that is written now (later ones reach no more of the old nodes than that one).
-        let on_disk = |listed: &&Arc<Listed>| self.catalogue_slots.contains_key(&listed.entry.id);
+        let on_disk = |listed: &&Arc<Listed>| self.on_disk.contains_key(&listed.entry.id);
         let snapshots = || listed.iter().filter(|listed| listed.maps.is_some());
         let owners: Vec<&Maps> = [snapshots().rfind(on_disk), snapshots().find(|listed| !on_disk(listed))]
             .into_iter()
@@ -361,30 +364,70 @@ impl Store {
         Ok((maps, listed, dead))
     }
 
+    /// The nodes that only snapshots reach whose deletion this checkpoint folds. (Their pages were named by the
+    /// deletion's record. Nodes are the checkpoints' own: a superblock may lead to them until both slots are past.)
+    fn replaced_with_snapshots(
+        &self,
+        state: &State,
+        number: CheckpointNumber,
+        replaced: &mut Vec<DeferredEntry>,
+    ) -> Result<()> {
+        let mut seen = HashSet::new();
+        let kept: Vec<&Listed> = self
+            .on_disk
+            .values()
+            .map(|entry| &*entry.listed)
+            .filter(|listed| is_listed(listed, &state.catalogue))
+            .collect();
+        for gone in gone_from(&self.on_disk, &state.catalogue) {
+            let Some(maps) = &gone.listed.maps else { continue };
+            let id = gone.listed.entry.id;
+            let before = kept.iter().rfind(|listed| listed.entry.id < id && listed.maps.is_some());
+            let after = kept.iter().find(|listed| listed.entry.id > id && listed.maps.is_some());
+            let neighbours: Vec<&Maps> =
+                [before, after].into_iter().flatten().filter_map(|listed| listed.maps.as_deref()).collect();
+            for class in SizeClass::all() {
+                let folded = Tree::from_root(Shape::map(class), self.folded.maps[class.index()]);
+                let mut others: Vec<&Tree> = neighbours.iter().map(|maps| &maps[class.index()]).collect();
+                others.push(&folded);
+                let mut found = Vec::new();
+                exclusive(&self.nodes, &maps[class.index()], &others, &mut |exclusive| {
+                    if let Exclusive::Node(pointer) = exclusive {
+                        found.push(pointer);
+                    }
+                    Ok(())
+                })?;
+                for pointer in found.into_iter().filter(|pointer| seen.insert(*pointer)) {
+                    // Whoever holds the snapshot has a base older than this checkpoint.
+                    let kind = DeferredKind::Node { first: CheckpointNumber(0), replaced: number };
+                    replaced.push(DeferredEntry { extent: pointer.extent(), kind });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Brings the catalogue on disk to the state's.
     fn write_catalogue(
         &self,
         state: &State,
         listed: &[Arc<Listed>],
-        slots: &mut std::collections::BTreeMap<u64, u64>,
+        on_disk: &mut BTreeMap<u64, OnDisk>,
         number: CheckpointNumber,
         homes: &mut Homes,
         replaced: &mut Vec<DeferredEntry>,
     ) -> Result<Tree> {
         let mut tree = self.catalogue.clone();
-        let gone: Vec<u64> =
-            slots.keys().filter(|id| !listed.iter().any(|listed| listed.entry.id == **id)).copied().collect();
-        for id in gone {
-            if let Some(slot) = slots.remove(&id) {
-                let old = tree.get(&self.nodes, slot)?;
-                replaced.push(DeferredEntry { extent: old.extent(), kind: held_by_superblocks(number) });
-                tree.set(slot, BlockPointer::null(state.generation));
-            }
+        for gone in gone_from(&self.on_disk, &state.catalogue) {
+            let old = tree.get(&self.nodes, gone.slot)?;
+            replaced.push(DeferredEntry { extent: old.extent(), kind: held_by_superblocks(number) });
+            tree.set(gone.slot, BlockPointer::null(state.generation));
+            on_disk.remove(&gone.listed.entry.id);
         }
-        for listed in listed.iter().filter(|listed| !self.catalogue_slots.contains_key(&listed.entry.id)) {
-            let in_use: BTreeSet<u64> = slots.values().copied().collect();
+        for listed in listed.iter().filter(|listed| !self.on_disk.contains_key(&listed.entry.id)) {
+            let in_use: BTreeSet<u64> = on_disk.values().map(|entry| entry.slot).collect();
             let slot = (0..).find(|slot| !in_use.contains(slot)).unwrap_or(tree.length());
-            slots.insert(listed.entry.id, slot);
+            on_disk.insert(listed.entry.id, OnDisk { slot, listed: Arc::clone(listed) });
             let pointer = homes.place_leaf(&listed.entry.encode(), state.generation)?;
             tree.set(slot, pointer);
         }
@@ -430,10 +473,8 @@ impl Store {
         folded: Generation,
         replaced: &mut Vec<DeferredEntry>,
     ) -> Result<()> {
-        crate::map::exclusive(&self.nodes, &self.deferred_tree, &[], &mut |found| {
-            let pointer = match found {
-                crate::map::Exclusive::Node(pointer) | crate::map::Exclusive::Entry { pointer, .. } => pointer,
-            };
+        exclusive(&self.nodes, &self.deferred_tree, &[], &mut |found| {
+            let (Exclusive::Node(pointer) | Exclusive::Entry { pointer, .. }) = found;
             replaced.push(DeferredEntry { extent: pointer.extent(), kind: held_by_superblocks(number) });
             Ok(())
         })?;
@@ -548,7 +589,7 @@ impl Store {
         self.set_bitmap_source(job.bitmap);
         self.catalogue = job.catalogue;
         self.deferred_tree = job.deferred;
-        self.catalogue_slots = job.catalogue_slots;
+        self.on_disk = job.on_disk;
         self.bodies.retain(|(_, generation)| *generation > job.bodies_folded);
         job.replaced.into_iter().for_each(|entry| self.deferred.push(entry));
         self.log_blocks -= job.log_blocks;
@@ -717,6 +758,15 @@ fn write_all(
         tell(class, replaced)?;
     }
     Ok(written)
+}
+
+fn is_listed(listed: &Listed, catalogue: &[Arc<Listed>]) -> bool {
+    catalogue.binary_search_by_key(&listed.entry.id, |present| present.entry.id).is_ok()
+}
+
+/// The entries on disk that a catalogue does not have any more.
+fn gone_from<'a>(on_disk: &'a BTreeMap<u64, OnDisk>, catalogue: &'a [Arc<Listed>]) -> impl Iterator<Item = &'a OnDisk> {
+    on_disk.values().filter(|entry| !is_listed(&entry.listed, catalogue))
 }
 
 fn root_of(tree: &Tree) -> TreeRoot {

@@ -167,7 +167,7 @@ impl Store {
             bitmap: tree(NodeKind::Bitmap),
             catalogue: tree(NodeKind::Catalogue),
             deferred_tree: tree(NodeKind::Deferred),
-            catalogue_slots: BTreeMap::new(),
+            on_disk: BTreeMap::new(),
             next_catalogue_id: 1,
             dirty_nodes: 0,
             log_blocks: 0,

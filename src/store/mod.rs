@@ -121,8 +121,8 @@ pub struct Store {
     bitmap_source: Arc<recovery::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
-    /// Positions in the catalogue's tree of the entries that lie on disk, by id.
-    catalogue_slots: BTreeMap<u64, u64>,
+    /// The catalogue's entries as they lie on disk, by id.
+    on_disk: BTreeMap<u64, OnDisk>,
     next_catalogue_id: u64,
     /// At most how many nodes of the maps differ from the disk.
     dirty_nodes: u64,
@@ -133,6 +133,13 @@ pub struct Store {
     /// Whether a checkpoint has begun and not ended.
     checkpoint_running: Running,
     counters: Counters,
+}
+
+/// An entry of the catalogue that lies on disk: its position in the catalogue's tree, and what it is.
+#[derive(Clone, Debug)]
+struct OnDisk {
+    slot: u64,
+    listed: Arc<Listed>,
 }
 
 /// Whether a checkpoint runs.

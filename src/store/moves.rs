@@ -5,6 +5,7 @@
 //! held by readers of older states, never by snapshots (R8): only extents younger than the newest snapshot are moved.
 //! Pages of chunks are not moved: a chunk fills a segment of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::append::Draft;
@@ -29,7 +30,7 @@ pub struct MoveReport {
 /// A walk over the page maps that moves the pages out of some segments.
 #[derive(Debug, Default)]
 pub struct Cleaner {
-    victims: std::collections::BTreeSet<u64>,
+    victims: BTreeSet<u64>,
     class: usize,
     position: u64,
 }
@@ -52,10 +53,11 @@ impl Store {
         self.release()?;
         let state = self.state();
         let mut moving = Vec::new();
-        for page in pages {
-            let pointer = state.pointer(&self.nodes, *page)?;
-            if self.is_movable(*page, &pointer) {
-                moving.push((*page, pointer));
+        // A page that is named twice is moved once.
+        for page in pages.iter().copied().collect::<BTreeSet<_>>() {
+            let pointer = state.pointer(&self.nodes, page)?;
+            if self.is_movable(page, &pointer) {
+                moving.push((page, pointer));
             }
         }
         drop(state);

@@ -25,7 +25,7 @@ use super::commit::stored_pointers;
 use super::create::{FileState, file_state};
 use super::reuse::{Deferred, Replayed};
 use super::state::Listed;
-use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
+use super::{Counters, Durability, Entropy, Medium, OnDisk, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
@@ -101,7 +101,7 @@ struct Loaded {
     nodes: Arc<Nodes>,
     bitmap: Tree,
     catalogue: Tree,
-    catalogue_slots: BTreeMap<u64, u64>,
+    on_disk: BTreeMap<u64, OnDisk>,
     listed: Vec<Arc<Listed>>,
     deferred_tree: Tree,
     replayed: Replayed,
@@ -228,7 +228,7 @@ impl Store {
             bitmap: loaded.bitmap,
             catalogue: loaded.catalogue,
             deferred_tree: loaded.deferred_tree,
-            catalogue_slots: loaded.catalogue_slots,
+            on_disk: loaded.on_disk,
             next_catalogue_id: superblock.next_catalogue_id,
             dirty_nodes: 0,
             log_blocks: 0,
@@ -592,7 +592,7 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
     }
     let nodes = Arc::new(Nodes::new(Arc::clone(medium.disk()), superblock.store, settings.cached_nodes));
     let tree = |kind, root| Tree::from_root(Shape::of(kind), root);
-    let mut catalogue_slots = BTreeMap::new();
+    let mut on_disk = BTreeMap::new();
     let mut listed = Vec::new();
     let catalogue = tree(NodeKind::Catalogue, superblock.catalogue);
     let mut position = 0;
@@ -601,8 +601,9 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
         let bytes = nodes.read_block(&pointer, Structure::Catalogue, None)?;
         let entry = CatalogueEntry::decode(&bytes)
             .map_err(|fault| damaged(medium, Structure::Catalogue, pointer.address, fault))?;
-        catalogue_slots.insert(entry.id, slot);
-        listed.push(Arc::new(Listed { maps: maps_of(&entry), entry }));
+        let entry = Arc::new(Listed { maps: maps_of(&entry), entry });
+        on_disk.insert(entry.entry.id, OnDisk { slot, listed: Arc::clone(&entry) });
+        listed.push(entry);
     }
     listed.sort_by_key(|listed| listed.entry.id);
 
@@ -635,7 +636,7 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
         superblock: superblock.clone(),
         nodes,
         catalogue,
-        catalogue_slots,
+        on_disk,
         listed,
         deferred_tree,
         replayed,

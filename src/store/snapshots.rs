@@ -66,7 +66,7 @@ impl Store {
         state.listed(name).cloned().ok_or_else(|| Error::SnapshotNotFound { name: name.to_owned() })
     }
 
-    /// What neither the snapshot before, nor the one after or the live state reaches: nodes, pages, chunks.
+    /// What neither the snapshot before, nor the one after or the live state reaches: pages, chunks and their nodes.
     fn held_only_by(&self, listed: &Listed) -> Result<Vec<BlockPointer>> {
         let Some(maps) = &listed.maps else { return Ok(Vec::new()) };
         let state = self.state();
@@ -79,9 +79,9 @@ impl Store {
             let others: Vec<&Tree> = before.into_iter().chain([after]).map(|maps| &maps[class.index()]).collect();
             let mut pages = Vec::new();
             exclusive(&self.nodes, &maps[class.index()], &others, &mut |found| {
-                match found {
-                    Exclusive::Node(pointer) => dead.push(pointer),
-                    Exclusive::Entry { position, pointer } => pages.push((position, pointer)),
+                // The nodes are the next checkpoint's to free.
+                if let Exclusive::Entry { position, pointer } = found {
+                    pages.push((position, pointer));
                 }
                 Ok(())
             })?;

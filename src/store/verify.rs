@@ -1,7 +1,7 @@
 //! Checking a store: everything reachable is read and compared with its checksum, and no two things claim a block.
 //! Every finding is told, not the first only; nothing is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Maps, Store};
 use crate::error::{Error, Result};
@@ -114,6 +114,8 @@ struct Verifier<'a> {
     store: &'a mut Store,
     level: VerifyLevel,
     claims: Claims,
+    /// Nodes claimed already: states share them.
+    nodes_seen: HashSet<BlockPointer>,
     report: VerifyReport,
     progress: &'a mut dyn FnMut(u64),
 }
@@ -126,7 +128,8 @@ impl Store {
     /// Only what keeps it from going on at all: findings are in the report.
     pub fn verify(&mut self, level: VerifyLevel, progress: &mut dyn FnMut(u64)) -> Result<VerifyReport> {
         let claims = Claims::default();
-        let mut verifier = Verifier { store: self, level, claims, report: VerifyReport::default(), progress };
+        let (report, nodes_seen) = (VerifyReport::default(), HashSet::new());
+        let mut verifier = Verifier { store: self, level, claims, nodes_seen, report, progress };
         verifier.everything()?;
         verifier.report.blocks_claimed = verifier.claims.blocks();
         Ok(verifier.report)
@@ -138,6 +141,12 @@ impl Verifier<'_> {
         self.claim(Extent::new(0, crate::format::FIRST_FREE_BLOCK as u32), "the superblocks", None);
         let state = self.store.state();
         self.maps(&state.maps, None)?;
+        // The newest checkpoint's own nodes, as far as newer ones in memory stand for them.
+        for class in SizeClass::all() {
+            let shape = crate::map::Shape::map(class);
+            let base = Tree::from_root(shape, self.store.folded.maps[class.index()]);
+            self.tree(&base, &[&state.maps[class.index()]], None, &mut |_, _| {});
+        }
         // Each snapshot adds what the states before it in this walk do not reach.
         let snapshots: Vec<_> = state.snapshots().collect();
         for (index, (entry, maps)) in snapshots.iter().enumerate().rev() {
@@ -148,6 +157,11 @@ impl Verifier<'_> {
             for finding in &mut self.report.findings[before..] {
                 finding.message = format!("snapshot {:?}: {}", entry.name, finding.message);
             }
+        }
+        // Snapshots that are deleted, and still in the catalogue on disk: their nodes wait for the next checkpoint.
+        let on_disk: Vec<_> = self.store.on_disk.values().filter_map(|entry| entry.listed.maps.clone()).collect();
+        for maps in on_disk {
+            maps.iter().for_each(|map| self.tree(map, &[], None, &mut |_, _| {}));
         }
         for tree in [self.store.bitmap.clone(), self.store.catalogue.clone(), self.store.deferred_tree.clone()] {
             self.tree(&tree, &[], None, &mut |_, _| {});
@@ -233,6 +247,9 @@ impl Verifier<'_> {
             Ok(())
         });
         for pointer in found {
+            if !self.nodes_seen.insert(pointer) {
+                continue;
+            }
             self.report.nodes += 1;
             self.claim(pointer.extent(), "a node", page);
             if let Err(error) = nodes.read_block(&pointer, crate::error::Structure::MapNode, page) {

@@ -53,7 +53,7 @@ pub type Views = Vec<(Pinned, ModelState)>;
 pub fn tiny() -> Settings {
     Settings {
         log_segment_blocks: 6,
-        checkpoint_log_blocks: Some(1 << 30),
+        checkpoint_log_blocks: Some(96),
         in_log_blocks: 2,
         growth_blocks: 8,
         segment_blocks: 4,
