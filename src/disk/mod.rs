@@ -15,6 +15,8 @@
 //! Callers: `store` (all writing), `map`, `reader`. Every method may be called from any thread.
 
 mod aligned;
+#[cfg(test)]
+mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod crash;
 mod direct;
@@ -30,6 +32,7 @@ mod pieces;
 mod sample;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
+mod system;
 mod transfer;
 
 use std::io::{self, IoSlice, IoSliceMut};

@@ -348,7 +348,9 @@ impl Disk for SimulatedDisk {
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
         let mut state = self.state();
         let end = offset.saturating_add(length).min(state.cache.length());
-        state.clear(offset, end);
+        if offset < end {
+            state.clear(offset, end);
+        }
         Ok(())
     }
 }
