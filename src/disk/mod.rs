@@ -15,6 +15,8 @@
 //! Callers: `store` (all writing), `map`, `reader`. Every method may be called from any thread.
 
 mod aligned;
+#[cfg(any(test, feature = "testing"))]
+mod choices;
 #[cfg(test)]
 mod conformance;
 #[cfg(any(test, feature = "testing"))]
@@ -34,6 +36,8 @@ mod sample;
 mod simulated;
 mod system;
 mod transfer;
+#[cfg(test)]
+mod writeback;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
