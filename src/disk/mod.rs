@@ -12,6 +12,13 @@
 //! - **D5** After a failed sync nothing is known of any write since the last one that succeeded: a later sync that
 //!   succeeds says nothing of them, and a read may return bytes that the medium does not hold.
 //!
+//! | disk | what it is |
+//! | --- | --- |
+//! | [`FileDisk`] | a regular file, by plain system calls; through the page cache or around it |
+//! | [`MemoryDisk`] | memory, with a limit if one is wanted |
+//! | `SimulatedDisk` | memory that can tell every state a power cut could leave (feature `testing`) |
+//! | `FaultyDisk` | any other disk with errors and silent damage at chosen operations (feature `testing`) |
+//!
 //! Callers: `store` (all writing), `map`, `reader`. Every method may be called from any thread.
 
 mod aligned;
@@ -22,6 +29,8 @@ mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod crash;
 mod direct;
+#[cfg(any(test, feature = "testing"))]
+mod fault;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod file;
@@ -46,7 +55,9 @@ pub use aligned::AlignedBuffer;
 #[cfg(any(test, feature = "testing"))]
 pub use crash::{BlockVersion, Cause, CrashPoint, StateDescription, Tear};
 #[cfg(any(test, feature = "testing"))]
-pub use faulty::{Effect, FaultPlan, FaultyDisk, Operation, Operations, Performed, PlanNumber, Span, SystemError};
+pub use fault::{Effect, FaultPlan, Operation, Operations, Performed, Span, SystemError};
+#[cfg(any(test, feature = "testing"))]
+pub use faulty::{FaultyDisk, PlanNumber};
 pub use file::FileDisk;
 #[cfg(any(test, feature = "testing"))]
 pub use image::Image;

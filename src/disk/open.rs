@@ -24,6 +24,9 @@ pub enum Caching {
     /// They do.
     Buffered,
     /// Transfers of whole blocks go around it. A file system that cannot do so refuses the open.
+    ///
+    /// Two calls at the same time must then not touch the same block; nor, if one of them writes a part of a block, the
+    /// same page of the operating system.
     Direct,
     /// As [`Caching::Direct`] where the file system can do so, else as [`Caching::Buffered`]; the disk says which.
     DirectIfPossible,
