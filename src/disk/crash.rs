@@ -10,14 +10,15 @@
 //!
 //! Callers: crash harnesses. A crash point is a value; any thread may build states of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::choices::{BlockChoices, Choices};
 use super::image::{Content, Image};
 use super::sample;
 use super::simulated::Change;
-use crate::id::{BLOCK_BYTES, BLOCK_LENGTH};
+use crate::id::BLOCK_LENGTH;
 
 /// What a crash point was recorded at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,204 +194,6 @@ impl CrashPoint {
     }
 }
 
-/// What can be chosen.
-pub(super) struct Choices {
-    base: Image,
-    /// The durable length, then those set since.
-    pub(super) lengths: Vec<u64>,
-    /// By number.
-    pub(super) blocks: Vec<BlockChoices>,
-}
-
-pub(super) struct BlockChoices {
-    pub(super) number: u64,
-    /// The durable content, then those written since: two at least.
-    pub(super) contents: Vec<Content>,
-}
-
-impl Choices {
-    pub(super) fn length_newest(&self) -> u64 {
-        self.lengths.last().copied().unwrap_or_default()
-    }
-
-    /// The state of this length with this content of each block.
-    pub(super) fn build(&self, length: u64, contents: Vec<usize>) -> (StateDescription, Image) {
-        let mut image = self.base.clone();
-        image.set_length(length);
-        let mut blocks = Vec::with_capacity(contents.len());
-        for (block, version) in self.blocks.iter().zip(contents) {
-            if block.number * BLOCK_BYTES < length {
-                image.set(block.number, block.contents[version].clipped(block.number, length));
-                blocks.push((block.number, BlockVersion::Whole(version)));
-            }
-        }
-        (StateDescription { length, blocks }, image)
-    }
-
-    /// The choices of the blocks, for each length.
-    fn layers(self) -> impl Iterator<Item = Layer> {
-        let mut lengths = self.lengths.clone();
-        lengths.sort_unstable();
-        lengths.dedup();
-        lengths.into_iter().map(move |length| self.layer(length))
-    }
-
-    fn layer(&self, length: u64) -> Layer {
-        let mut image = self.base.clone();
-        image.set_length(length);
-        let digits = self
-            .blocks
-            .iter()
-            .filter(|block| block.number * BLOCK_BYTES < length)
-            .map(|block| {
-                Digit::new(block.number, block.contents.iter().map(|c| c.clipped(block.number, length)).collect())
-            })
-            .collect();
-        Layer { length, image, digits }
-    }
-}
-
-/// All states of one length.
-struct Layer {
-    length: u64,
-    /// The durable content of each block.
-    image: Image,
-    digits: Vec<Digit>,
-}
-
-/// One block's choices within a length.
-#[derive(Clone)]
-struct Digit {
-    block: u64,
-    /// In the order they were written, from the durable one on.
-    contents: Vec<Content>,
-    /// Those of them that differ, the durable one first.
-    choices: Vec<(BlockVersion, Content)>,
-}
-
-impl Digit {
-    fn new(block: u64, contents: Vec<Content>) -> Self {
-        let mut seen = HashSet::new();
-        let choices = contents
-            .iter()
-            .enumerate()
-            .filter(|(_, content)| seen.insert(content.hash()))
-            .map(|(version, content)| (BlockVersion::Whole(version), content.clone()))
-            .collect();
-        Self { block, contents, choices }
-    }
-
-    /// The torn contents that differ from each other and from the whole ones.
-    fn torn(&self, tear: Tear) -> Vec<(BlockVersion, Content)> {
-        let mut seen: HashSet<u128> = self.choices.iter().map(|(_, content)| content.hash()).collect();
-        let mut torn = Vec::new();
-        for earlier in 0..self.contents.len() - 1 {
-            for (prefix, suffix) in [(earlier + 1, earlier), (earlier, earlier + 1)] {
-                for cut in tear.cuts() {
-                    let content = torn_content(self.block, &self.contents[prefix], &self.contents[suffix], cut);
-                    if seen.insert(content.hash()) {
-                        torn.push((BlockVersion::Torn { prefix, suffix, cut }, content));
-                    }
-                }
-            }
-        }
-        torn
-    }
-}
-
-/// The first `cut` bytes of one content, the rest of another.
-pub(super) fn torn_content(block: u64, prefix: &Content, suffix: &Content, cut: usize) -> Content {
-    let mut bytes = *suffix.bytes();
-    bytes[..cut].copy_from_slice(&prefix.bytes()[..cut]);
-    Content::new(block, &bytes)
-}
-
-impl Layer {
-    /// How many states there are: none torn, and each block torn in turn while the others are whole.
-    fn count(&self, tear: Tear) -> u128 {
-        let product = |of: &mut dyn Iterator<Item = usize>| of.fold(1u128, |all, one| all.saturating_mul(one as u128));
-        let whole = product(&mut self.digits.iter().map(|digit| digit.choices.len()));
-        self.digits.iter().enumerate().fold(whole, |total, (torn, digit)| {
-            let others = self.digits.iter().enumerate().filter(|(place, _)| *place != torn);
-            let others = product(&mut others.map(|(_, digit)| digit.choices.len()));
-            let count = if tear == Tear::Never { 0 } else { digit.torn(tear).len() as u128 };
-            total.saturating_add(count.saturating_mul(others))
-        })
-    }
-
-    /// The walks through all states.
-    fn walks(self, tear: Tear) -> impl Iterator<Item = Walk> {
-        let torn_digits = if tear == Tear::Never { 0 } else { self.digits.len() };
-        std::iter::once(None).chain((0..torn_digits).map(Some)).filter_map(move |torn| {
-            let mut digits = self.digits.clone();
-            if let Some(place) = torn {
-                digits[place].choices = digits[place].torn(tear);
-            }
-            Walk::new(self.length, self.image.clone(), digits)
-        })
-    }
-}
-
-/// A walk through the product of some choices, like an odometer: each step changes as few blocks as can be.
-struct Walk {
-    length: u64,
-    image: Image,
-    digits: Vec<Digit>,
-    positions: Vec<usize>,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Start,
-    Under,
-    Over,
-}
-
-impl Walk {
-    /// `None` if there is a digit without a choice.
-    fn new(length: u64, mut image: Image, digits: Vec<Digit>) -> Option<Self> {
-        for digit in &digits {
-            image.set(digit.block, digit.choices.first()?.1.clone());
-        }
-        let positions = vec![0; digits.len()];
-        Some(Self { length, image, digits, positions, phase: Phase::Start })
-    }
-
-    /// Turns to the next state; says whether there is one.
-    fn step(&mut self) -> bool {
-        for (digit, position) in self.digits.iter().zip(&mut self.positions) {
-            let turned = *position + 1 < digit.choices.len();
-            *position = if turned { *position + 1 } else { 0 };
-            self.image.set(digit.block, digit.choices[*position].1.clone());
-            if turned {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn describe(&self) -> StateDescription {
-        let digits = self.digits.iter().zip(&self.positions);
-        let blocks = digits.map(|(digit, &position)| (digit.block, digit.choices[position].0)).collect();
-        StateDescription { length: self.length, blocks }
-    }
-}
-
-impl Iterator for Walk {
-    type Item = (StateDescription, Image);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let there = match self.phase {
-            Phase::Start => true,
-            Phase::Under => self.step(),
-            Phase::Over => false,
-        };
-        self.phase = if there { Phase::Under } else { Phase::Over };
-        there.then(|| (self.describe(), self.image.clone()))
-    }
-}
-
 impl fmt::Display for BlockVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -404,5 +207,169 @@ impl fmt::Display for StateDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "length {}", self.length)?;
         self.blocks.iter().try_for_each(|(block, version)| write!(f, ", block {block}: {version}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, SimulatedDisk};
+    use std::collections::HashSet;
+
+    /// A disk of `blocks` blocks of ones, all durable.
+    fn disk_of(blocks: usize) -> SimulatedDisk {
+        SimulatedDisk::from_image(&Image::from_bytes(&vec![1; blocks * BLOCK_LENGTH]))
+    }
+
+    fn write(disk: &SimulatedDisk, block: u64, byte: u8) {
+        disk.write_at(block * BLOCK_LENGTH as u64, &[byte; BLOCK_LENGTH]).unwrap();
+    }
+
+    /// All states, checked against their count and against each other.
+    fn all(point: &CrashPoint, tear: Tear) -> Vec<Image> {
+        let states: Vec<Image> = point.states(tear).map(|(_, image)| image).collect();
+        assert_eq!(states.len() as u128, point.count(tear));
+        let hashes: HashSet<u128> = states.iter().map(Image::hash).collect();
+        assert_eq!(hashes.len(), states.len(), "a state was given twice");
+        states
+    }
+
+    #[test]
+    fn each_block_has_any_of_its_contents() {
+        let disk = disk_of(3);
+        write(&disk, 0, 2);
+        write(&disk, 2, 2);
+        write(&disk, 0, 3);
+        let point = disk.crash_point();
+        let mut found: Vec<(u8, u8, u8)> = all(&point, Tear::Never)
+            .iter()
+            .map(|image| image.to_bytes())
+            .map(|bytes| (bytes[0], bytes[BLOCK_LENGTH], bytes[2 * BLOCK_LENGTH]))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(1, 1, 1), (1, 1, 2), (2, 1, 1), (2, 1, 2), (3, 1, 1), (3, 1, 2)]);
+        assert_eq!(*point.durable(), Image::from_bytes(&[1; 3 * BLOCK_LENGTH]));
+        assert_eq!(point.newest(), disk.image());
+        assert_eq!(point.pending_blocks(), 2);
+    }
+
+    #[test]
+    fn one_block_is_torn_between_contents_that_follow_each_other() {
+        let disk = disk_of(1);
+        write(&disk, 0, 2);
+        // Two whole, and two orders at each cut: 7 sectors, 255 pieces of 16 bytes.
+        assert_eq!(all(&disk.crash_point(), Tear::Every512).len(), 2 + 2 * 7);
+        assert_eq!(all(&disk.crash_point(), Tear::Every16).len(), 2 + 2 * 255);
+        write(&disk, 0, 3);
+        // The first and the third do not follow each other.
+        assert_eq!(all(&disk.crash_point(), Tear::Every512).len(), 3 + 2 * 2 * 7);
+        assert_eq!(all(&disk.crash_point(), Tear::Every16).len(), 3 + 2 * 2 * 255);
+    }
+
+    #[test]
+    fn while_one_block_is_torn_the_others_have_any_whole_content() {
+        let disk = disk_of(3);
+        write(&disk, 0, 2);
+        write(&disk, 1, 2);
+        write(&disk, 1, 3);
+        write(&disk, 2, 2);
+        // Whole: 2 * 3 * 2. Torn: the first block 14 ways with 3 * 2, the second 28 ways with 2 * 2, the third as the first.
+        assert_eq!(all(&disk.crash_point(), Tear::Every512).len(), 12 + 14 * 6 + 28 * 4 + 14 * 6);
+    }
+
+    #[test]
+    fn a_tear_in_equal_bytes_is_no_other_state() {
+        let disk = disk_of(1);
+        disk.write_at(0, &[2; 32]).unwrap();
+        assert_eq!(all(&disk.crash_point(), Tear::Every512).len(), 2);
+        // Cut at 16, either half new.
+        assert_eq!(all(&disk.crash_point(), Tear::Every16).len(), 4);
+        let torn: HashSet<(u8, u8)> = all(&disk.crash_point(), Tear::Every16)
+            .iter()
+            .map(|image| image.to_bytes())
+            .map(|b| (b[0], b[16]))
+            .collect();
+        assert_eq!(torn, HashSet::from([(1, 1), (1, 2), (2, 1), (2, 2)]));
+    }
+
+    #[test]
+    fn writing_the_same_bytes_again_adds_no_state() {
+        let disk = disk_of(2);
+        write(&disk, 0, 1);
+        write(&disk, 1, 2);
+        write(&disk, 1, 1);
+        assert_eq!(all(&disk.crash_point(), Tear::Never).len(), 2);
+        assert_eq!(all(&disk.crash_point(), Tear::Every512).len(), 2 + 14);
+    }
+
+    #[test]
+    fn a_block_beyond_the_length_does_not_exist() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(0, &[1; 2 * BLOCK_LENGTH]).unwrap();
+        // No length: one state. Both blocks: four.
+        assert_eq!(all(&disk.crash_point(), Tear::Never).len(), 1 + 4);
+        let disk = SimulatedDisk::new();
+        write(&disk, 0, 1);
+        write(&disk, 1, 1);
+        assert_eq!(all(&disk.crash_point(), Tear::Never).len(), 1 + 2 + 4);
+        // A hole within the length reads as zero.
+        let disk = disk_of(1);
+        disk.set_length(3 * BLOCK_LENGTH as u64).unwrap();
+        write(&disk, 2, 2);
+        let states = all(&disk.crash_point(), Tear::Never);
+        assert_eq!(states.len(), 1 + 2);
+        for bytes in states.iter().map(Image::to_bytes).filter(|bytes| bytes.len() > BLOCK_LENGTH) {
+            assert!(bytes[BLOCK_LENGTH..2 * BLOCK_LENGTH].iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_cut_of_the_file_may_be_lost_whole_or_in_part() {
+        let disk = disk_of(3);
+        disk.set_length(BLOCK_LENGTH as u64).unwrap();
+        // Cut: one state. Not cut: each of the two blocks cleared or not.
+        assert_eq!(all(&disk.crash_point(), Tear::Never).len(), 1 + 4);
+        disk.sync().unwrap();
+        assert_eq!(all(&disk.crash_point(), Tear::Never), [Image::from_bytes(&[1; BLOCK_LENGTH])]);
+    }
+
+    #[test]
+    fn a_length_within_a_block_clips_it() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(0, &[1; 1000]).unwrap();
+        disk.write_at(1000, &[2; 1000]).unwrap();
+        // Length 0: 1. Length 1000: nothing or the first thousand; the second write's content is the same there.
+        // Length 2000: nothing, the first thousand, both.
+        let states = all(&disk.crash_point(), Tear::Never);
+        assert_eq!(states.len(), 1 + 2 + 3);
+        for image in states {
+            assert_eq!(Image::from_bytes(&image.to_bytes()), image);
+        }
+    }
+
+    #[test]
+    fn a_description_says_what_was_chosen() {
+        let disk = disk_of(2);
+        write(&disk, 0, 2);
+        write(&disk, 1, 2);
+        let texts: HashSet<String> =
+            disk.crash_point().states(Tear::Every512).map(|(description, _)| description.to_string()).collect();
+        assert_eq!(texts.len(), 4 + 2 * 14 * 2);
+        assert!(texts.contains("length 8192, block 0: 1, block 1: 0"));
+        assert!(texts.contains("length 8192, block 0: 1|0 cut at 1536, block 1: 1"));
+    }
+
+    #[test]
+    fn many_states_are_sampled_and_few_are_all_given() {
+        let disk = disk_of(10);
+        (0..10).for_each(|block| write(&disk, block, 2));
+        let point = disk.crash_point();
+        assert_eq!(point.count(Tear::Never), 1024);
+        assert_eq!(point.states_up_to(1024, Tear::Never, 1).count(), 1024);
+        assert!((500..1024).contains(&point.states_up_to(1023, Tear::Never, 1).count()));
+        assert_eq!(point.states_up_to(1024, Tear::Every512, 1).count(), 1024);
+        let disk = disk_of(200);
+        (0..200).for_each(|block| write(&disk, block, 2));
+        assert_eq!(disk.crash_point().count(Tear::Every16), u128::MAX);
     }
 }

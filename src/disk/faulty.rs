@@ -10,178 +10,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
-
+use super::fault::{Effect, FaultPlan, Operation, Operations, Performed, Span, SystemError};
 use super::{Disk, pieces};
 use crate::id::BLOCK_BYTES;
-
-/// A method of [`Disk`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// [`Disk::read_vectored_at`].
-    Read,
-    /// [`Disk::write_vectored_at`].
-    Write,
-    /// [`Disk::write_durable_at`].
-    DurableWrite,
-    /// [`Disk::sync`].
-    Sync,
-    /// [`Disk::length`].
-    Length,
-    /// [`Disk::set_length`].
-    SetLength,
-    /// [`Disk::preallocate`].
-    Preallocate,
-    /// [`Disk::punch_hole`].
-    PunchHole,
-}
-
-impl Operation {
-    /// Every operation.
-    pub const ALL: [Self; 8] = [
-        Self::Read,
-        Self::Write,
-        Self::DurableWrite,
-        Self::Sync,
-        Self::Length,
-        Self::SetLength,
-        Self::Preallocate,
-        Self::PunchHole,
-    ];
-
-    fn changes(self) -> bool {
-        !matches!(self, Self::Read | Self::Length)
-    }
-}
-
-/// Which operations a plan counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operations {
-    /// All.
-    Any,
-    /// All that change the file or make changes durable.
-    Changing,
-    /// Those of one kind.
-    Only(Operation),
-}
-
-impl Operations {
-    fn include(self, operation: Operation) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Changing => operation.changes(),
-            Self::Only(kind) => kind == operation,
-        }
-    }
-}
-
-/// How often a plan fires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// At one operation.
-    Once,
-    /// At that operation and all later ones.
-    FromThenOn,
-}
-
-/// How much of an operation is done although it fails. An operation without bytes is done or not: half of it is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Performed {
-    /// Nothing.
-    Nothing,
-    /// The first half of a transfer's bytes; those of a durable write are not durable.
-    Half,
-    /// All: only the answer is an error.
-    All,
-}
-
-/// An error of the operating system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SystemError {
-    /// EIO.
-    Io,
-    /// ENOSPC.
-    NoSpace,
-    /// EDQUOT.
-    Quota,
-    /// EFBIG.
-    FileTooLarge,
-    /// EAGAIN.
-    Again,
-    /// EINTR.
-    Interrupted,
-    /// ESTALE.
-    Stale,
-    /// ENXIO.
-    NoDevice,
-}
-
-impl SystemError {
-    fn to_error(self) -> io::Error {
-        match self {
-            Self::Io => Errno::IO,
-            Self::NoSpace => Errno::NOSPC,
-            Self::Quota => Errno::DQUOT,
-            Self::FileTooLarge => Errno::FBIG,
-            Self::Again => Errno::AGAIN,
-            Self::Interrupted => Errno::INTR,
-            Self::Stale => Errno::STALE,
-            Self::NoDevice => Errno::NXIO,
-        }
-        .into()
-    }
-}
-
-/// What happens at an operation. What does not apply to it (a misdirected sync) does not fire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It fails.
-    Fail {
-        /// The answer.
-        error: SystemError,
-        /// What is done all the same.
-        performed: Performed,
-    },
-    /// It does nothing, and succeeds: a lost write, a sync that is a lie.
-    Lose,
-    /// A read or write goes to this byte offset instead of its own.
-    Misdirect {
-        /// The offset.
-        offset: u64,
-    },
-    /// A read or write transfers bytes of which one is changed.
-    Flip {
-        /// The byte, counted from the transfer's first. A shorter transfer is not changed.
-        byte: u64,
-        /// The bits that change.
-        mask: u8,
-    },
-}
-
-impl Effect {
-    fn applies_to(self, operation: Operation, length: u64) -> bool {
-        let transfers = matches!(operation, Operation::Read | Operation::Write | Operation::DurableWrite);
-        match self {
-            Self::Fail { .. } => true,
-            Self::Lose => operation.changes(),
-            Self::Misdirect { .. } => transfers,
-            Self::Flip { byte, mask } => transfers && mask != 0 && byte < length,
-        }
-    }
-}
-
-/// When something is to happen, and what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FaultPlan {
-    /// The operations that are counted.
-    pub operations: Operations,
-    /// The number of the first one to be hit, counted from when the plan is made; the next one is 1.
-    pub nth: u64,
-    /// How often.
-    pub span: Span,
-    /// What happens.
-    pub effect: Effect,
-}
 
 /// The name of a plan, for asking how often it fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -297,7 +128,7 @@ impl FaultyDisk {
         }
     }
 
-    /// Enters a write; `perform` is that of the disk below, `halfway` the one that half of the bytes go by.
+    /// Enters a write; `perform` is that of the disk below. Half of a write goes by a plain one, durable or not.
     fn write(
         &self,
         operation: Operation,
@@ -404,5 +235,182 @@ impl Disk for FaultyDisk {
 
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
         self.without_bytes(Operation::PunchHole, || self.disk.punch_hole(offset, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::id::BLOCK_LENGTH;
+    use rustix::io::Errno;
+
+    const TWO_BLOCKS: usize = 2 * BLOCK_LENGTH;
+
+    /// Two blocks: one of ones, one of twos.
+    fn disk() -> (Arc<MemoryDisk>, FaultyDisk) {
+        let below = Arc::new(MemoryDisk::from_bytes(&[[1; BLOCK_LENGTH], [2; BLOCK_LENGTH]].concat()));
+        (Arc::clone(&below), FaultyDisk::new(below))
+    }
+
+    fn once(operation: Operation, nth: u64, effect: Effect) -> FaultPlan {
+        FaultPlan { operations: Operations::Only(operation), nth, span: Span::Once, effect }
+    }
+
+    /// Asks for an operation of each kind, in the order of [`Operation::ALL`].
+    fn each_operation(disk: &FaultyDisk) -> [io::Result<()>; 8] {
+        [
+            disk.read_at(0, &mut [0]),
+            disk.write_at(0, &[1]),
+            disk.write_durable_at(0, &[IoSlice::new(&[1])]),
+            disk.sync(),
+            disk.length().map(|_| ()),
+            disk.set_length(TWO_BLOCKS as u64),
+            disk.preallocate(0, BLOCK_BYTES),
+            disk.punch_hole(0, 1),
+        ]
+    }
+
+    #[test]
+    fn the_nth_operation_of_a_kind_fails_and_no_other() {
+        for (place, kind) in Operation::ALL.into_iter().enumerate() {
+            let (_, disk) = disk();
+            let plan = disk.fail(Operations::Only(kind), 2, Span::Once, SystemError::Io);
+            for round in 1..=3 {
+                for (other, result) in each_operation(&disk).into_iter().enumerate() {
+                    let failed = result.is_err_and(|error| error.raw_os_error() == Some(Errno::IO.raw_os_error()));
+                    assert_eq!(failed, other == place && round == 2, "{kind:?}, round {round}");
+                }
+            }
+            assert_eq!((disk.fired(plan), disk.fired_total(), disk.count(Operations::Only(kind))), (1, 1, 3));
+        }
+    }
+
+    #[test]
+    fn operations_are_counted_over_all_kinds_too() {
+        let (_, disk) = disk();
+        let any = disk.fail(Operations::Any, 10, Span::FromThenOn, SystemError::Quota);
+        let results: Vec<_> = [each_operation(&disk), each_operation(&disk)].into_iter().flatten().collect();
+        assert!(results[..9].iter().all(Result::is_ok));
+        assert!(
+            results[9..]
+                .iter()
+                .all(|result| { result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::QuotaExceeded) })
+        );
+        assert_eq!(disk.fired(any), 7);
+        assert_eq!((disk.count(Operations::Any), disk.count(Operations::Changing)), (16, 12));
+        disk.heal();
+        assert!(each_operation(&disk).iter().all(Result::is_ok));
+        assert_eq!(disk.fired(any), 7);
+    }
+
+    #[test]
+    fn every_system_error_is_the_one_that_the_system_gives() {
+        for (error, kind) in [
+            (SystemError::NoSpace, io::ErrorKind::StorageFull),
+            (SystemError::Quota, io::ErrorKind::QuotaExceeded),
+            (SystemError::FileTooLarge, io::ErrorKind::FileTooLarge),
+            (SystemError::Again, io::ErrorKind::WouldBlock),
+            (SystemError::Interrupted, io::ErrorKind::Interrupted),
+            (SystemError::Stale, io::ErrorKind::StaleNetworkFileHandle),
+        ] {
+            assert_eq!(error.to_error().kind(), kind);
+        }
+        assert_eq!(SystemError::NoDevice.to_error().raw_os_error(), Some(Errno::NXIO.raw_os_error()));
+    }
+
+    #[test]
+    fn a_failing_write_is_done_not_at_all_or_half_or_whole() {
+        for kind in [Operation::Write, Operation::DurableWrite] {
+            for (performed, ones) in
+                [(Performed::Nothing, TWO_BLOCKS), (Performed::Half, BLOCK_LENGTH), (Performed::All, 0)]
+            {
+                let below = Arc::new(MemoryDisk::from_bytes(&[1; TWO_BLOCKS]));
+                let disk = FaultyDisk::new(Arc::clone(&below) as Arc<dyn Disk>);
+                disk.plan(once(kind, 1, Effect::Fail { error: SystemError::NoSpace, performed }));
+                let buffers = [[7; BLOCK_LENGTH], [7; BLOCK_LENGTH]];
+                let buffers = [IoSlice::new(&buffers[0]), IoSlice::new(&buffers[1])];
+                let result = match kind {
+                    Operation::Write => disk.write_vectored_at(0, &buffers),
+                    _ => disk.write_durable_at(0, &buffers),
+                };
+                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                assert_eq!(below.to_bytes().iter().filter(|&&byte| byte == 1).count(), ones);
+                assert_eq!(disk.fired_total(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_failing_operation_without_bytes_is_done_or_not() {
+        for (performed, length) in [(Performed::Nothing, 0), (Performed::Half, 0), (Performed::All, 100)] {
+            let below = Arc::new(MemoryDisk::new());
+            let disk = FaultyDisk::new(Arc::clone(&below) as Arc<dyn Disk>);
+            disk.plan(once(Operation::SetLength, 1, Effect::Fail { error: SystemError::Io, performed }));
+            disk.set_length(100).unwrap_err();
+            assert_eq!(below.length().unwrap(), length);
+        }
+    }
+
+    #[test]
+    fn a_lost_write_succeeds_and_changes_nothing() {
+        let (below, disk) = disk();
+        let plan = disk.plan(once(Operation::Write, 2, Effect::Lose));
+        disk.write_at(0, &[7]).unwrap();
+        disk.write_at(1, &[7]).unwrap();
+        disk.write_at(2, &[7]).unwrap();
+        assert_eq!(below.to_bytes()[..4], [7, 1, 7, 1]);
+        assert_eq!(disk.fired(plan), 1);
+    }
+
+    #[test]
+    fn misdirected_transfers_go_elsewhere() {
+        let (below, disk) = disk();
+        disk.plan(once(Operation::Write, 1, Effect::Misdirect { offset: BLOCK_BYTES }));
+        disk.plan(once(Operation::Read, 1, Effect::Misdirect { offset: BLOCK_BYTES }));
+        disk.write_at(0, &[7]).unwrap();
+        assert_eq!((below.to_bytes()[0], below.to_bytes()[BLOCK_LENGTH]), (1, 7));
+        let mut bytes = [0; 2];
+        disk.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7, 2]);
+        disk.read_at(0, &mut bytes).unwrap();
+        assert_eq!((bytes, disk.fired_total()), ([1, 1], 2));
+    }
+
+    #[test]
+    fn flipped_bits_are_written_or_read_once() {
+        let (below, disk) = disk();
+        let flip = Effect::Flip { byte: 5, mask: 0x80 };
+        disk.plan(once(Operation::Write, 1, flip));
+        disk.plan(once(Operation::Read, 1, flip));
+        let too_far = disk.plan(once(Operation::Read, 2, flip));
+        disk.write_vectored_at(0, &[IoSlice::new(&[3; 4]), IoSlice::new(&[3; 4])]).unwrap();
+        assert_eq!(below.to_bytes()[..9], [3, 3, 3, 3, 3, 0x83, 3, 3, 1]);
+        let (mut first, mut second) = ([0; 2], [0; 6]);
+        disk.read_vectored_at(0, &mut [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)]).unwrap();
+        assert_eq!((first, second), ([3, 3], [3, 3, 3, 3, 3, 3]));
+        disk.read_at(0, &mut [0; 5]).unwrap();
+        assert_eq!((disk.fired_total(), disk.fired(too_far)), (2, 0));
+    }
+
+    #[test]
+    fn a_rotten_byte_reads_wrong_wherever_the_read_begins() {
+        let (_, disk) = disk();
+        let place = BLOCK_BYTES + 3;
+        disk.rot(place, 0x01);
+        for start in [0, BLOCK_BYTES - 10, BLOCK_BYTES, place] {
+            let mut bytes = vec![0; TWO_BLOCKS - start as usize];
+            disk.read_at(start, &mut bytes).unwrap();
+            let wrong: Vec<usize> = (0..bytes.len())
+                .filter(|&index| bytes[index] != if start as usize + index < BLOCK_LENGTH { 1 } else { 2 })
+                .collect();
+            assert_eq!(wrong, [(place - start) as usize]);
+        }
+        disk.read_at(place + 1, &mut [0]).unwrap();
+        assert_eq!(disk.fired_total(), 4);
+        disk.heal();
+        let mut byte = [0];
+        disk.read_at(place, &mut byte).unwrap();
+        assert_eq!((byte, disk.fired_total()), ([2], 4));
     }
 }

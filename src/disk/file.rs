@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::direct::{self, Way};
 use super::open::{self, Access, Caching, Purpose};
+use super::system::{self, Durable};
 use super::{Disk, transfer};
 use crate::error::Result;
 
@@ -29,13 +30,6 @@ pub struct FileDisk {
     direct: Option<File>,
     /// Whether a durable write can be one call; forgotten when the system refuses one.
     durable_in_one_call: AtomicBool,
-}
-
-/// Whether a write is durable when it returns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Durable {
-    Now,
-    AtSync,
 }
 
 impl FileDisk {
@@ -240,81 +234,102 @@ impl FileDisk {
     }
 }
 
-/// The raw calls: what Linux has, and what other systems have instead.
-mod system {
-    use super::Durable;
-    use rustix::io::Errno;
-    use std::fs::File;
-    use std::io::{self, IoSlice, IoSliceMut};
+#[cfg(test)]
+mod tests {
+    use super::super::AlignedBuffer;
+    use super::*;
+    use crate::error::Error;
+    use crate::id::BLOCK_LENGTH;
+    use std::os::unix::fs::PermissionsExt;
 
-    pub(super) fn read(file: &File, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Ok(rustix::io::preadv(file, buffers, offset)?)
+    #[test]
+    fn a_new_file_is_private_and_an_old_one_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let disk = FileDisk::create_new(&path, Caching::Buffered).unwrap();
+        assert_eq!(disk.file().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        disk.write_at(0, b"content").unwrap();
+        disk.sync_folder().unwrap();
+        let error = FileDisk::create_new(&path, Caching::Buffered).unwrap_err();
+        assert!(matches!(&error, Error::AlreadyExists { path: named } if *named == path), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let read_only = FileDisk::open(&path, Access::ReadOnly, Caching::Buffered).unwrap();
+        let refused = [
+            read_only.write_at(0, b"x"),
+            read_only.write_durable_at(0, &[IoSlice::new(b"x")]),
+            read_only.set_length(0),
+            read_only.preallocate(0, 1 << 20),
+            read_only.punch_hole(0, 4096),
+        ];
+        for result in refused {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
     }
 
-    #[cfg(target_os = "linux")]
-    pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
-        use rustix::io::{ReadWriteFlags, pwritev, pwritev2};
-        Ok(match durable {
-            Durable::Now => pwritev2(file, buffers, offset, ReadWriteFlags::DSYNC)?,
-            Durable::AtSync => pwritev(file, buffers, offset)?,
-        })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
-        match durable {
-            Durable::Now => Err(Errno::OPNOTSUPP.into()),
-            Durable::AtSync => Ok(rustix::io::pwritev(file, buffers, offset)?),
+    #[test]
+    fn a_durable_write_is_there_by_either_way() {
+        let folder = tempfile::tempdir().unwrap();
+        for caching in [Caching::Buffered, Caching::DirectIfPossible] {
+            for one_call in [true, false] {
+                let path = folder.path().join(format!("{caching:?} {one_call}"));
+                let disk = FileDisk::create_new(&path, caching).unwrap();
+                let trusted = system::durable_write_is_to_be_trusted(&disk.cached);
+                disk.durable_in_one_call.store(one_call && trusted, Ordering::Relaxed);
+                let pages = AlignedBuffer::copy_of(&[3; 3 * BLOCK_LENGTH]);
+                disk.write_durable_at(4096, &[IoSlice::new(&pages)]).unwrap();
+                disk.write_durable_at(100, &[IoSlice::new(b"a"), IoSlice::new(b"bc")]).unwrap();
+                let mut expected = vec![0; 4 * BLOCK_LENGTH];
+                expected[4096..].fill(3);
+                expected[100..103].copy_from_slice(b"abc");
+                assert_eq!(std::fs::read(&path).unwrap(), expected);
+            }
         }
     }
 
-    #[cfg(target_vendor = "apple")]
-    pub(super) fn sync(file: &File) -> io::Result<()> {
-        Ok(rustix::fs::fcntl_fullfsync(file)?)
+    #[test]
+    fn one_call_makes_a_write_durable_unless_it_must_be_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let buffered = FileDisk::create_new(folder.path().join("buffered"), Caching::Buffered).unwrap();
+        let direct = FileDisk::create_new(folder.path().join("direct"), Caching::DirectIfPossible).unwrap();
+        let is_direct = direct.caching() == Caching::Direct;
+        let memory = AlignedBuffer::zeroed(2 * BLOCK_LENGTH + 1);
+        let (aligned, beside) = (&memory[..2 * BLOCK_LENGTH], &memory[1..]);
+        for (offset, bytes, needs_cut) in [(0, aligned, false), (0, beside, false), (1, aligned, true)] {
+            for disk in [&buffered, &direct] {
+                disk.durable_in_one_call.store(true, Ordering::Relaxed);
+                let cut = needs_cut && is_direct && std::ptr::eq(disk, &direct);
+                assert_eq!(disk.is_one_call(offset, &[IoSlice::new(bytes)]).unwrap(), !cut);
+                disk.durable_in_one_call.store(false, Ordering::Relaxed);
+                assert!(!disk.is_one_call(offset, &[IoSlice::new(bytes)]).unwrap());
+            }
+        }
     }
 
-    #[cfg(not(target_vendor = "apple"))]
-    pub(super) fn sync(file: &File) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(file)?)
+    #[test]
+    fn a_file_system_without_direct_io_is_said_so() {
+        // No process file has direct I/O.
+        let path = "/proc/self/status";
+        if !cfg!(target_os = "linux") {
+            return;
+        }
+        let error = FileDisk::open(path, Access::ReadOnly, Caching::Direct).unwrap_err();
+        let is_said = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::Unsupported);
+        assert!(is_said && error.to_string().contains(path), "{error}");
+        let disk = FileDisk::open(path, Access::ReadOnly, Caching::DirectIfPossible).unwrap();
+        assert_eq!(disk.caching(), Caching::Buffered);
     }
 
-    #[cfg(target_os = "linux")]
-    pub(super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), offset, length)?)
-    }
-
-    #[cfg(target_os = "linux")]
-    pub(super) fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
-        use rustix::fs::FallocateFlags;
-        Ok(rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn allocate(_: &File, _: u64, _: u64) -> io::Result<()> {
-        Err(Errno::OPNOTSUPP.into())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
-        Err(Errno::OPNOTSUPP.into())
-    }
-
-    /// Whether the system or the file system does not know the operation; it has done nothing then.
-    pub(super) fn is_refused(error: &io::Error) -> bool {
-        [Errno::OPNOTSUPP, Errno::NOSYS].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    }
-
-    /// Whether `RWF_DSYNC` means what it says. A file system in user space, or on another machine by 9p, may be told
-    /// of the flag and ignore it; what such systems do implement is `fsync`.
-    #[cfg(target_os = "linux")]
-    pub(super) fn durable_write_is_to_be_trusted(file: &File) -> bool {
-        const FUSE: i128 = 0x6573_5546;
-        const PLAN_9: i128 = 0x0102_1997;
-        rustix::fs::fstatfs(file).is_ok_and(|answer| ![FUSE, PLAN_9].contains(&i128::from(answer.f_type)))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn durable_write_is_to_be_trusted(_: &File) -> bool {
-        false
+    #[test]
+    fn space_is_had_without_fallocate_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create_new(folder.path().join("file"), Caching::Buffered).unwrap();
+        disk.write_at(0, &[9; 10_000]).unwrap();
+        disk.write_zeros_beyond_end(5_000, 300_000).unwrap();
+        assert_eq!(disk.length().unwrap(), 300_000);
+        disk.write_zeros_beyond_end(0, 200_000).unwrap();
+        let bytes = std::fs::read(disk.path()).unwrap();
+        assert!(bytes[..10_000].iter().all(|&byte| byte == 9) && bytes[10_000..].iter().all(|&byte| byte == 0));
+        assert_eq!(bytes.len(), 300_000);
     }
 }

@@ -12,12 +12,25 @@
 //! - **D5** After a failed sync nothing is known of any write since the last one that succeeded: a later sync that
 //!   succeeds says nothing of them, and a read may return bytes that the medium does not hold.
 //!
+//! | disk | what it is |
+//! | --- | --- |
+//! | [`FileDisk`] | a regular file, by plain system calls; through the page cache or around it |
+//! | [`MemoryDisk`] | memory, with a limit if one is wanted |
+//! | `SimulatedDisk` | memory that can tell every state a power cut could leave (feature `testing`) |
+//! | `FaultyDisk` | any other disk with errors and silent damage at chosen operations (feature `testing`) |
+//!
 //! Callers: `store` (all writing), `map`, `reader`. Every method may be called from any thread.
 
 mod aligned;
 #[cfg(any(test, feature = "testing"))]
+mod choices;
+#[cfg(test)]
+mod conformance;
+#[cfg(any(test, feature = "testing"))]
 mod crash;
 mod direct;
+#[cfg(any(test, feature = "testing"))]
+mod fault;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod file;
@@ -30,7 +43,10 @@ mod pieces;
 mod sample;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
+mod system;
 mod transfer;
+#[cfg(test)]
+mod writeback;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
@@ -39,7 +55,9 @@ pub use aligned::AlignedBuffer;
 #[cfg(any(test, feature = "testing"))]
 pub use crash::{BlockVersion, Cause, CrashPoint, StateDescription, Tear};
 #[cfg(any(test, feature = "testing"))]
-pub use faulty::{Effect, FaultPlan, FaultyDisk, Operation, Operations, Performed, PlanNumber, Span, SystemError};
+pub use fault::{Effect, FaultPlan, Operation, Operations, Performed, Span, SystemError};
+#[cfg(any(test, feature = "testing"))]
+pub use faulty::{FaultyDisk, PlanNumber};
 pub use file::FileDisk;
 #[cfg(any(test, feature = "testing"))]
 pub use image::Image;

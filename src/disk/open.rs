@@ -24,6 +24,9 @@ pub enum Caching {
     /// They do.
     Buffered,
     /// Transfers of whole blocks go around it. A file system that cannot do so refuses the open.
+    ///
+    /// Two calls at the same time must then not touch the same block; nor, if one of them writes a part of a block, the
+    /// same page of the operating system.
     Direct,
     /// As [`Caching::Direct`] where the file system can do so, else as [`Caching::Buffered`]; the disk says which.
     DirectIfPossible,
@@ -148,4 +151,95 @@ fn kind_of(kind: fs::FileType) -> Option<&'static str> {
 /// An I/O error with its context.
 pub(super) fn failure(operation: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { operation, path: path.to_owned(), offset: None, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    const PURPOSES: [Purpose; 3] = [Purpose::Create, Purpose::Open(Access::ReadWrite), Purpose::Open(Access::ReadOnly)];
+
+    fn kind_found(path: &Path, purpose: Purpose) -> &'static str {
+        match regular_file(path, purpose).unwrap_err() {
+            Error::NotAFile { path: named, kind } if named == path => kind,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), at("link to a directory")).unwrap();
+        for purpose in PURPOSES {
+            assert_eq!(kind_found(folder.path(), purpose), "a directory");
+            assert_eq!(kind_found(&at("link to a directory"), purpose), "a directory");
+            assert_eq!(kind_found(&at("fifo"), purpose), "a FIFO");
+            assert_eq!(kind_found(&at("socket"), purpose), "a socket");
+            assert_eq!(kind_found(&at("link"), purpose), "a symbolic link that leads nowhere");
+            assert_eq!(kind_found(Path::new("/dev/null"), purpose), "a character device");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_missing_is_the_systems_error_with_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let beyond_file = folder.path().join("file/beyond");
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        for (path, purpose, expected) in [
+            (&missing, PURPOSES[1], io::ErrorKind::NotFound),
+            (&missing, PURPOSES[2], io::ErrorKind::NotFound),
+            (&missing.join("deeper"), PURPOSES[0], io::ErrorKind::NotFound),
+            (&beyond_file, PURPOSES[0], io::ErrorKind::NotADirectory),
+            (&beyond_file, PURPOSES[1], io::ErrorKind::NotADirectory),
+        ] {
+            match regular_file(path, purpose).unwrap_err() {
+                Error::Io { path: named, source, .. } => assert_eq!((&named, source.kind()), (path, expected)),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(!missing.exists());
+    }
+
+    #[test]
+    fn a_file_without_permission_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+        regular_file(&path, PURPOSES[2]).unwrap();
+        if fs::OpenOptions::new().write(true).open(&path).is_ok() {
+            return; // The superuser needs no permission.
+        }
+        let error = regular_file(&path, PURPOSES[1]).unwrap_err();
+        assert!(matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied));
+    }
+
+    #[test]
+    fn the_descriptor_blocks_again_and_is_not_inherited() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = regular_file(&folder.path().join("file"), Purpose::Create).unwrap();
+        assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK));
+        assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        if let Ok(direct) = direct(&folder.path().join("file"), Access::ReadWrite, &file) {
+            let flags = rustix::fs::fcntl_getfl(&direct).unwrap();
+            assert!(flags.contains(OFlags::DIRECT) && !flags.contains(OFlags::NONBLOCK));
+        }
+    }
+
+    #[test]
+    fn a_second_descriptor_of_another_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        let file = regular_file(&first, Purpose::Create).unwrap();
+        std::fs::write(&second, b"").unwrap();
+        std::fs::rename(&second, &first).unwrap();
+        direct(&first, Access::ReadWrite, &file).unwrap_err();
+    }
 }

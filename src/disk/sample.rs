@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::crash::{BlockVersion, Choices, StateDescription, Tear, torn_content};
+use super::choices::{Choices, torn_content};
+use super::crash::{BlockVersion, StateDescription, Tear};
 use super::image::Image;
 use crate::id::BLOCK_BYTES;
 
@@ -137,5 +138,82 @@ impl Random {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^= mixed >> 31;
         ((u128::from(mixed) * limit as u128) >> 64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{CrashPoint, Disk, SimulatedDisk};
+    use crate::id::BLOCK_LENGTH;
+
+    /// A disk of two durable blocks, grown by two, with something pending in each.
+    fn point() -> CrashPoint {
+        let disk = SimulatedDisk::from_image(&Image::from_bytes(&[1; 2 * BLOCK_LENGTH]));
+        for (block, byte) in [(0, 2), (2, 3), (1, 4), (3, 5), (0, 6)] {
+            disk.write_at(block * BLOCK_BYTES, &[byte; BLOCK_LENGTH]).unwrap();
+        }
+        disk.crash_point()
+    }
+
+    fn hashes(states: impl Iterator<Item = (StateDescription, Image)>) -> Vec<u128> {
+        states.map(|(_, image)| image.hash()).collect()
+    }
+
+    #[test]
+    fn every_sample_is_one_of_all_states_and_none_comes_twice() {
+        let point = point();
+        for tear in [Tear::Never, Tear::Every512] {
+            let all: HashSet<u128> = hashes(point.states(tear)).into_iter().collect();
+            for seed in 0..20 {
+                let sampled = hashes(point.states_sampled(tear, seed, 40));
+                assert!(sampled.iter().all(|hash| all.contains(hash)));
+                assert_eq!(sampled.iter().collect::<HashSet<_>>().len(), sampled.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_states_and_another_one_others() {
+        let sample = |seed| hashes(point().states_sampled(Tear::Every16, seed, 200));
+        assert_eq!(sample(1), sample(1));
+        assert_ne!(sample(1), sample(2));
+        assert_eq!(sample(1).len(), 200);
+    }
+
+    #[test]
+    fn extremes_come_first() {
+        let point = point();
+        let sampled: HashSet<u128> = hashes(point.states_sampled(Tear::Never, 3, 60)).into_iter().collect();
+        let disk = SimulatedDisk::from_image(point.durable());
+        assert!(sampled.contains(&disk.image().hash()));
+        for (block, byte) in [(0, 2), (2, 3), (1, 4), (3, 5), (0, 6)] {
+            disk.write_at(block * BLOCK_BYTES, &[byte; BLOCK_LENGTH]).unwrap();
+            assert!(sampled.contains(&disk.image().hash()), "what was written up to block {block} is not there");
+        }
+        assert!(sampled.contains(&point.newest().hash()));
+        let newest = point.newest().to_bytes();
+        let durable = [[1; 2 * BLOCK_LENGTH], [0; 2 * BLOCK_LENGTH]].concat();
+        for block in 0..4 {
+            let place = block * BLOCK_LENGTH..(block + 1) * BLOCK_LENGTH;
+            let (mut only, mut all_but) = (durable.clone(), newest.clone());
+            only[place.clone()].copy_from_slice(&newest[place.clone()]);
+            all_but[place.clone()].copy_from_slice(&durable[place]);
+            assert!(sampled.contains(&Image::from_bytes(&only).hash()), "only block {block}");
+            assert!(sampled.contains(&Image::from_bytes(&all_but).hash()), "all but block {block}");
+        }
+    }
+
+    #[test]
+    fn nothing_pending_is_one_state() {
+        let disk = SimulatedDisk::new();
+        assert_eq!(hashes(disk.crash_point().states_sampled(Tear::Every16, 1, 100)), [Image::new().hash()]);
+    }
+
+    #[test]
+    fn random_numbers_reach_every_value_below_their_limit() {
+        let mut random = Random(1);
+        let seen: HashSet<usize> = (0..1000).map(|_| random.below(7)).collect();
+        assert_eq!(seen, (0..7).collect());
     }
 }

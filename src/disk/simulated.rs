@@ -18,6 +18,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -229,45 +230,36 @@ impl State {
 
     /// A sync that succeeds (I2).
     fn settle_all(&mut self) {
-        let mut blocks = HashSet::new();
-        let mut length_settled = false;
-        for piece in self.pieces.iter().filter(|piece| piece.fate == Fate::Waiting) {
-            match &piece.change {
-                Change::Block(block, content) => {
-                    blocks.insert(*block);
-                    self.durable.set(*block, content.clone());
-                    // A block beyond the durable length brings the length with it, though that be a stray piece.
-                    length_settled |= (block + 1) * BLOCK_BYTES > self.durable.length();
-                }
-                Change::Length(_) => length_settled = true,
-            }
-        }
-        if length_settled {
+        let waiting = |piece: &&Piece| piece.fate == Fate::Waiting;
+        let settled: HashSet<_> = self.pieces.iter().filter(waiting).map(|piece| piece.change.place()).collect();
+        self.pieces.retain(|piece| !settled.contains(&piece.change.place()));
+        if settled.contains(&None) {
             self.durable.set_length(self.cache.length());
         }
-        self.pieces.retain(|piece| match &piece.change {
-            Change::Block(block, _) => !blocks.contains(block),
-            Change::Length(_) => !length_settled,
-        });
+        let blocks: Vec<u64> = settled.into_iter().flatten().collect();
+        self.settle_blocks(&blocks);
     }
 
-    /// A durable write of `[offset, end)` that succeeds (I3); its pieces are the newest of their blocks.
-    fn settle_range(&mut self, offset: u64, end: u64) {
-        let blocks = offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
-        // Whole blocks become durable, so the length must hold all that is in them.
-        let end = (blocks.end * BLOCK_BYTES).min(self.cache.length());
-        self.pieces.retain(|piece| match &piece.change {
-            Change::Block(block, _) => !blocks.contains(block),
-            Change::Length(length) => *length >= end,
-        });
+    /// A durable write of these blocks that succeeds (I3); its pieces are the newest of them.
+    fn settle_range(&mut self, blocks: Range<u64>) {
+        self.pieces.retain(|piece| piece.change.place().is_none_or(|block| !blocks.contains(&block)));
+        self.settle_blocks(&blocks.collect::<Vec<_>>());
+    }
+
+    /// Makes these blocks durable as the cache has them, and a length that holds them: whichever of the open ones does.
+    fn settle_blocks(&mut self, blocks: &[u64]) {
+        let end = blocks.iter().max().map_or(0, |last| (last + 1) * BLOCK_BYTES).min(self.cache.length());
+        self.pieces.retain(|piece| !matches!(piece.change, Change::Length(length) if length < end));
         if self.durable.length() < end {
-            let oldest = self.pieces.iter().position(|piece| matches!(piece.change, Change::Length(_)));
+            let oldest = self.pieces.iter().position(|piece| piece.change.place().is_none());
             if let Some(Change::Length(length)) = oldest.map(|place| self.pieces.remove(place).change) {
                 self.durable.set_length(length);
             }
         }
-        for block in blocks {
-            self.durable.set(block, self.cache.get(block));
+        for &block in blocks {
+            if block * BLOCK_BYTES < self.durable.length() {
+                self.durable.set(block, self.cache.get(block));
+            }
         }
     }
 
@@ -305,7 +297,7 @@ impl Disk for SimulatedDisk {
         if state.durable_writes.is_failing() {
             return Err(state.stray_from(first));
         }
-        state.settle_range(offset, end);
+        state.settle_range(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
         Ok(())
     }
 
@@ -348,7 +340,9 @@ impl Disk for SimulatedDisk {
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
         let mut state = self.state();
         let end = offset.saturating_add(length).min(state.cache.length());
-        state.clear(offset, end);
+        if offset < end {
+            state.clear(offset, end);
+        }
         Ok(())
     }
 }
@@ -359,5 +353,146 @@ impl std::fmt::Debug for Change {
             Self::Block(block, content) => write!(f, "block {block} = {:032x}", content.hash()),
             Self::Length(length) => write!(f, "length = {length}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Tear;
+    use crate::id::BLOCK_LENGTH;
+
+    fn write(disk: &SimulatedDisk, block: u64, byte: u8) {
+        disk.write_at(block * BLOCK_BYTES, &[byte; BLOCK_LENGTH]).unwrap();
+    }
+
+    fn write_durable(disk: &SimulatedDisk, block: u64, byte: u8) -> io::Result<()> {
+        disk.write_durable_at(block * BLOCK_BYTES, &[IoSlice::new(&[byte; BLOCK_LENGTH])])
+    }
+
+    /// The first byte of each block that a power cut now may leave, over all states.
+    fn bytes_left(disk: &SimulatedDisk, block: u64) -> Vec<u8> {
+        let mut found: Vec<u8> = disk
+            .crash_point()
+            .states(Tear::Never)
+            .filter_map(|(_, image)| {
+                let mut byte = [0];
+                image.read_at(block * BLOCK_BYTES, &mut byte).ok().map(|()| byte[0])
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn three_blocks() -> SimulatedDisk {
+        SimulatedDisk::from_image(&Image::from_bytes(&[1; 3 * BLOCK_LENGTH]))
+    }
+
+    #[test]
+    fn a_sync_makes_everything_durable() {
+        let disk = three_blocks();
+        write(&disk, 0, 2);
+        write(&disk, 4, 3);
+        disk.punch_hole(BLOCK_BYTES, BLOCK_BYTES).unwrap();
+        disk.sync().unwrap();
+        assert_eq!(disk.durable_image(), disk.image());
+        assert_eq!(disk.crash_point().count(Tear::Every16), 1);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|block| bytes_left(&disk, block)),
+            [vec![2], vec![0], vec![1], vec![0], vec![3]]
+        );
+    }
+
+    #[test]
+    fn a_durable_write_makes_nothing_durable_that_was_written_before() {
+        let disk = three_blocks();
+        write(&disk, 0, 2);
+        disk.set_length(5 * BLOCK_BYTES).unwrap();
+        write_durable(&disk, 1, 3).unwrap();
+        assert_eq!([0, 1, 2].map(|block| bytes_left(&disk, block)), [vec![1, 2], vec![3], vec![1]]);
+        let lengths: Vec<u64> = disk.crash_point().states(Tear::Never).map(|(_, image)| image.length()).collect();
+        assert!(lengths.contains(&(3 * BLOCK_BYTES)) && lengths.contains(&(5 * BLOCK_BYTES)));
+    }
+
+    #[test]
+    fn a_durable_write_takes_the_place_of_older_writes_and_has_the_length_it_needs() {
+        let disk = three_blocks();
+        write(&disk, 5, 2);
+        write(&disk, 6, 2);
+        write_durable(&disk, 5, 4).unwrap();
+        assert_eq!([4, 5, 6].map(|block| bytes_left(&disk, block)), [vec![0], vec![4], vec![0, 2]]);
+        write(&disk, 5, 5);
+        assert_eq!(bytes_left(&disk, 5), [4, 5]);
+        // A part of a block: the cache holds, and writes, the whole.
+        disk.write_durable_at(5 * BLOCK_BYTES + 8, &[IoSlice::new(b"part")]).unwrap();
+        assert_eq!(bytes_left(&disk, 5), [5]);
+    }
+
+    #[test]
+    fn a_crash_point_is_recorded_where_something_is_about_to_become_durable() {
+        let disk = three_blocks();
+        disk.sync().unwrap();
+        disk.start_recording();
+        write(&disk, 0, 2);
+        write_durable(&disk, 1, 3).unwrap();
+        disk.mark("first");
+        disk.sync().unwrap();
+        disk.mark("second");
+        let points = disk.take_crash_points();
+        let seen: Vec<_> =
+            points.iter().map(|point| (point.cause(), point.marks(), point.count(Tear::Never))).collect();
+        // At the durable write its own block and the older one are open; then the older one; then none.
+        let expected = [(Cause::DurableWrite, 0, 4), (Cause::Mark, 1, 2), (Cause::Sync, 1, 2), (Cause::Mark, 2, 1)];
+        assert_eq!(seen, expected);
+        assert_eq!(
+            points.iter().map(CrashPoint::last_mark).collect::<Vec<_>>(),
+            [None, Some("first"), Some("first"), Some("second")]
+        );
+        assert_eq!(disk.take_crash_points().len(), 0);
+        disk.sync().unwrap();
+        assert_eq!(disk.take_crash_points().len(), 1);
+        assert_eq!(disk.marks().len(), 2);
+    }
+
+    #[test]
+    fn after_a_failed_sync_the_cache_says_what_the_medium_may_not_hold() {
+        let disk = three_blocks();
+        write(&disk, 0, 2);
+        write(&disk, 1, 2);
+        disk.fail_sync_at(2);
+        disk.sync().unwrap();
+        write(&disk, 0, 3);
+        write(&disk, 4, 3);
+        assert_eq!(disk.sync().unwrap_err().raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        assert_eq!(disk.failures(), 1);
+        // Reads return what was written, and a later sync says all is well.
+        let mut byte = [0];
+        disk.read_at(4 * BLOCK_BYTES, &mut byte).unwrap();
+        assert_eq!(byte, [3]);
+        write(&disk, 1, 4);
+        disk.sync().unwrap();
+        assert_eq!([0, 1, 4].map(|block| bytes_left(&disk, block)), [vec![2, 3], vec![4], vec![0, 3]]);
+        assert_eq!(disk.durable_image().length(), 3 * BLOCK_BYTES);
+        // What is written again, though with the same bytes, is settled by the next sync, the length with it.
+        write(&disk, 0, 3);
+        write(&disk, 4, 3);
+        disk.sync().unwrap();
+        assert_eq!(disk.crash_point().count(Tear::Never), 1);
+        assert_eq!(disk.durable_image(), disk.image());
+    }
+
+    #[test]
+    fn a_failed_durable_write_leaves_its_own_blocks_in_doubt() {
+        let disk = three_blocks();
+        write(&disk, 0, 2);
+        write(&disk, 1, 2);
+        disk.fail_durable_write_at(1);
+        write_durable(&disk, 1, 3).unwrap_err();
+        disk.sync().unwrap();
+        assert_eq!([0, 1].map(|block| bytes_left(&disk, block)), [vec![2], vec![1, 2, 3]]);
+        assert_eq!(disk.failures(), 1);
+        write_durable(&disk, 1, 3).unwrap();
+        assert_eq!(bytes_left(&disk, 1), [3]);
     }
 }

@@ -67,3 +67,61 @@ impl Drop for FileLock {
 fn is_contended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Access, Caching};
+
+    fn open(path: &Path, access: Access) -> FileDisk {
+        FileDisk::open(path, access, Caching::DirectIfPossible).unwrap()
+    }
+
+    fn assert_locked(result: Result<FileLock>, path: &Path) {
+        match result.unwrap_err() {
+            Error::Locked { path: named } => assert_eq!(named, path),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_second_writer_is_refused_by_any_name_of_the_file_until_the_first_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (link, symbolic) = (folder.path().join("link"), folder.path().join("symbolic"));
+        let first = FileDisk::create_new(&path, Caching::Buffered).unwrap();
+        std::fs::hard_link(&path, &link).unwrap();
+        std::os::unix::fs::symlink(&path, &symbolic).unwrap();
+        let lock = FileLock::exclusive(&first).unwrap();
+        assert_eq!(lock.path(), path);
+        for name in [&path, &link, &symbolic] {
+            assert_locked(FileLock::exclusive(&open(name, Access::ReadWrite)), name);
+            assert_locked(FileLock::shared(&open(name, Access::ReadOnly)), name);
+        }
+        drop(lock);
+        FileLock::exclusive(&open(&link, Access::ReadWrite)).unwrap();
+        FileLock::exclusive(&first).unwrap();
+    }
+
+    #[test]
+    fn readers_share_and_keep_writers_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let writer = FileDisk::create_new(&path, Caching::Buffered).unwrap();
+        let readers = [0; 3].map(|_| FileLock::shared(&open(&path, Access::ReadOnly)).unwrap());
+        assert_locked(FileLock::exclusive(&writer), &path);
+        drop(readers);
+        FileLock::exclusive(&writer).unwrap();
+    }
+
+    #[test]
+    fn closing_another_descriptor_of_the_file_does_not_unlock_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let disk = FileDisk::create_new(&path, Caching::Buffered).unwrap();
+        let _lock = FileLock::exclusive(&disk).unwrap();
+        drop(open(&path, Access::ReadWrite));
+        drop(disk);
+        assert_locked(FileLock::exclusive(&open(&path, Access::ReadWrite)), &path);
+    }
+}

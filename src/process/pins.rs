@@ -82,3 +82,17 @@ impl PinTable for NoReaders {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_without_readers_tells_and_hears_nothing() {
+        let table: Box<dyn PinTable> = Box::new(NoReaders);
+        let state =
+            PublishedState { base: CheckpointNumber(3), synced: Generation(17), incarnation: Incarnation(0xABCD) };
+        table.publish(state).unwrap();
+        assert_eq!(table.pins().unwrap(), []);
+    }
+}
