@@ -44,15 +44,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn strategies() -> [Box<dyn AllocationStrategy>; 6] {
-    [
+fn strategies() -> Vec<Box<dyn AllocationStrategy>> {
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let all: [Box<dyn AllocationStrategy>; 6] = [
         Box::new(SegmentFill::default()),
         Box::new(FirstFit),
         Box::new(NextFit::default()),
         Box::new(BestFit::default()),
         Box::new(Segregated::default()),
         Box::new(Buddy::default()),
-    ]
+    ];
+    all.into_iter().filter(|strategy| strategy.name().contains(&only)).collect()
 }
 
 /// Uniform overwrites of pages of one block, in a file that does not grow.
@@ -128,9 +130,9 @@ fn contiguous(log2: u32) -> Result<()> {
 /// Beside a cleaner that keeps one segment in fifty free by moving what is left of the emptiest.
 fn cleaned(log2: u32) -> Result<()> {
     println!("\n### Beside a cleaner, 2^{log2} blocks, pages of one block\n");
-    println!("| strategy | fill | commit | writes/commit | blocks moved per block written |");
-    println!("| --- | ---: | ---: | ---: | ---: |");
-    for (fill, commit) in [(50, 64), (75, 8), (75, 64), (80, 64)] {
+    println!("| strategy | fill | commit | writes/commit | blocks moved/block written | blocks/move's write | cost |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (fill, commit) in [(50, 64), (70, 64), (75, 8), (75, 64), (80, 64), (90, 64)] {
         let live = (1usize << log2) * fill / 100;
         let reserve = (1u64 << log2) / u64::from(SEGMENT_BLOCKS) / 50;
         let step = |store: &mut Store| {
@@ -147,7 +149,10 @@ fn cleaned(log2: u32) -> Result<()> {
             let name = store.space.strategy_name();
             let writes = tally.writes as f64 / tally.commits as f64;
             let moved = tally.moved as f64 / tally.blocks as f64;
-            println!("| {name} | {fill} % | {commit} | {writes:.2} | {moved:.2} |");
+            let length = tally.moved as f64 / tally.move_writes.max(1) as f64;
+            let cost = (10.0 * (tally.writes + tally.move_writes) as f64 + 3.0 * (tally.moved + tally.blocks) as f64)
+                / tally.commits as f64;
+            println!("| {name} | {fill} % | {commit} | {writes:.2} | {moved:.2} | {length:.1} | {cost:.0} |");
         }
     }
     Ok(())
@@ -207,6 +212,7 @@ struct Tally {
     blocks: usize,
     writes: usize,
     moved: usize,
+    move_writes: usize,
     allocating: Duration,
     releasing: Duration,
 }
@@ -296,8 +302,7 @@ impl Store {
             self.space.release(old)?;
         }
         self.tally.releasing += started.elapsed();
-        extents.sort();
-        self.tally.writes += 1 + extents.windows(2).filter(|pair| pair[0].end() != pair[1].start).count();
+        self.tally.writes += writes(&mut extents);
         Ok(())
     }
 
@@ -311,14 +316,21 @@ impl Store {
             let Some(usage) = self.space.segments_to_empty(1)?.first().copied() else { return Ok(()) };
             let whole = self.space.free_space().segment_extent(usage.segment);
             let holes = self.space.close_segment(usage.segment)?;
-            for block in whole.start.0..whole.end().0 {
-                if holes.iter().all(|hole| !hole.contains(Block(block))) {
-                    let page = self.owners[block as usize] as usize;
-                    let target = self.allocate(&Request::exactly(1, Purpose::Moved))?;
-                    self.place(page, target);
-                    self.tally.moved += 1;
+            let mut live: Vec<usize> = (whole.start.0..whole.end().0)
+                .filter(|&block| holes.iter().all(|hole| !hole.contains(Block(block))))
+                .map(|block| self.owners[block as usize] as usize)
+                .collect();
+            self.tally.moved += live.len();
+            let mut targets = Vec::new();
+            while !live.is_empty() {
+                let target = self.allocate(&Request::up_to(live.len() as u32, Purpose::Moved))?;
+                targets.push(target);
+                for block in target.start.0..target.end().0 {
+                    let page = live.pop().unwrap_or_default();
+                    self.place(page, Extent::new(block, 1));
                 }
             }
+            self.tally.move_writes += writes(&mut targets);
             self.space.release(whole)?;
         }
         Ok(())
@@ -354,6 +366,12 @@ fn sizes_of(blocks: u64) -> Vec<u32> {
         sizes.swap(at, random.below(at + 1));
     }
     sizes
+}
+
+/// How many contiguous runs the extents make up.
+fn writes(extents: &mut [Extent]) -> usize {
+    extents.sort();
+    extents.len() - extents.windows(2).filter(|pair| pair[0].end() == pair[1].start).count()
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

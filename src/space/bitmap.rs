@@ -258,28 +258,35 @@ impl Bitmap {
 
     /// The first segment from `from` on that is known to be wholly free.
     pub(super) fn next_free_segment(&mut self, from: Segment) -> Option<Segment> {
-        let found = self.find_known(
-            from,
-            |summary| summary.segments_free > 0,
-            |leaf, segment| leaf.next_free_segment(segment).map(|segment| segment * leaf.segment_blocks()),
-        );
-        found.map(|block| Segment(block / u64::from(self.segment_blocks)))
+        let (mut next, mut segment) = self.place_of(from)?;
+        while let Some(index) = self.tree.next(next, |summary| summary.segments_free > 0) {
+            if index != next {
+                segment = 0;
+            }
+            if let Some(found) = self.known_leaf(index)?.next_free_segment(segment) {
+                return Some(Segment(index as u64 * self.segments_per_leaf() + u64::from(found)));
+            }
+            (next, segment) = (index + 1, 0);
+        }
+        None
     }
 
-    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment from `from` on.
-    pub(super) fn find_hole(&mut self, from: Segment, minimum: u32, maximum: u32) -> Option<Extent> {
-        let minimum = minimum.max(1);
-        let mut blocks = 0;
-        let found = self.find_known(
-            from,
-            |summary| summary.longest_hole >= minimum,
-            |leaf, segment| {
-                let hole = leaf.find_hole(segment, minimum, maximum)?;
-                blocks = hole.len() as u32;
-                Some(hole.start)
-            },
-        );
-        found.map(|start| Extent::new(start, blocks))
+    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment whose longest hole is of this
+    /// class.
+    pub(super) fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+        let mut next = 0;
+        while let Some(index) = self.tree.next(next, |summary| summary.hole_classes >> class & 1 == 1) {
+            if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum) {
+                return Some(Extent::new(base_of(index) + u64::from(hole.start), hole.len() as u32));
+            }
+            next = index + 1;
+        }
+        None
+    }
+
+    /// Which lengths the longest holes of known segments have: bit `n` stands for `2^n` to `2^(n+1) - 1`.
+    pub(super) fn hole_classes(&self) -> u32 {
+        self.tree.root().hole_classes
     }
 
     /// Up to `count` of the segments known to be partly free, those with the most free blocks first, that are `wanted`.
@@ -332,29 +339,10 @@ impl Bitmap {
         Ok(())
     }
 
-    /// Asks the known leaves that are `wanted` in turn, from the segment `from` on, for a block; each is told the
-    /// segment from which on it is asked.
-    fn find_known(
-        &mut self,
-        from: Segment,
-        wanted: impl Fn(&Summary) -> bool,
-        mut ask: impl FnMut(&Leaf, u32) -> Option<u32>,
-    ) -> Option<u64> {
-        let first = usize::try_from(from.0 / self.segments_per_leaf()).ok()?;
-        let mut segment = (from.0 % self.segments_per_leaf()) as u32;
-        let mut next = first;
-        while let Some(index) = self.tree.next(next, &wanted) {
-            if index != first {
-                segment = 0;
-            }
-            // What is wanted of a stored leaf is not known: only leaves that load without a disk are met here.
-            let leaf = self.leaf(index).ok()?;
-            if let Some(block) = ask(leaf, segment) {
-                return Some(base_of(index) + u64::from(block));
-            }
-            next = index + 1;
-        }
-        None
+    /// A leaf of which the tree knows more than that it is stored.
+    fn known_leaf(&mut self, index: usize) -> Option<&Leaf> {
+        // Never an error: a stored leaf promises nothing but runs, and an empty one needs no disk.
+        self.leaf(index).ok().map(|leaf| &*leaf)
     }
 
     /// The leaf, loaded if it is not in memory (S4).
@@ -398,6 +386,12 @@ impl Bitmap {
         Ok(leaf)
     }
 
+    /// The segment's leaf, and its place there.
+    fn place_of(&self, segment: Segment) -> Option<(usize, u32)> {
+        let index = usize::try_from(segment.0 / self.segments_per_leaf()).ok()?;
+        Some((index, (segment.0 % self.segments_per_leaf()) as u32))
+    }
+
     fn segments_per_leaf(&self) -> u64 {
         u64::from(LEAF_BLOCKS / self.segment_blocks)
     }
@@ -433,7 +427,7 @@ impl Bitmap {
             Slot::Stored(_) => Summary { longest: LEAF_BLOCKS, ..Summary::default() },
             Slot::Empty => Summary {
                 longest: capacity,
-                longest_hole: capacity % self.segment_blocks,
+                hole_classes: (capacity % self.segment_blocks).checked_ilog2().map_or(0, |class| 1 << class),
                 emptiest: capacity % self.segment_blocks,
                 segments_free: (capacity / self.segment_blocks).into(),
             },

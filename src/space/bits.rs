@@ -109,18 +109,23 @@ impl Bits {
         within.end.saturating_sub(within.start)
     }
 
-    /// How many blocks directly before `end` are free.
-    pub(super) fn run_before(&self, end: u32) -> u32 {
-        let mut at = end;
-        while at > 0 {
+    /// How many blocks at the end of `within` are free.
+    pub(super) fn run_before(&self, within: Range<u32>) -> u32 {
+        let mut at = within.end;
+        while at > within.start {
             let last = at - 1;
             let used = !self.0[(last / WORD_BLOCKS) as usize] << (WORD_BLOCKS - 1 - last % WORD_BLOCKS);
             if used != 0 {
-                return end - (at - used.leading_zeros());
+                return within.end - (at - used.leading_zeros()).max(within.start);
             }
             at = last / WORD_BLOCKS * WORD_BLOCKS;
         }
-        end
+        within.end.saturating_sub(within.start)
+    }
+
+    /// The length of the run that `blocks`, which are free, are part of inside `within`.
+    pub(super) fn run_around(&self, blocks: Range<u32>, within: Range<u32>) -> u32 {
+        self.run_before(within.start..blocks.end) + self.run_after(blocks.end..within.end)
     }
 }
 
@@ -200,8 +205,8 @@ mod tests {
             prop_assert_eq!(bits.longest_run(from..until), longest);
             let after = (from..until).take_while(|&block| is_free(&bits, block)).count() as u32;
             prop_assert_eq!(bits.run_after(from..until), after);
-            let before = (0..from).rev().take_while(|&block| is_free(&bits, block)).count() as u32;
-            prop_assert_eq!(bits.run_before(from), before);
+            let before = (from..until).rev().take_while(|&block| is_free(&bits, block)).count() as u32;
+            prop_assert_eq!(bits.run_before(from..until), before);
             prop_assert_eq!(bits.count_free(from..until), (from..until).filter(|&block| is_free(&bits, block)).count() as u32);
         }
 

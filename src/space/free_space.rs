@@ -115,10 +115,16 @@ impl<'a> FreeSpace<'a> {
         self.bitmap.next_free_segment(from)
     }
 
-    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment from `from` on. A hole is a run
-    /// of free blocks inside one segment that is not wholly free.
-    pub fn find_hole(&mut self, from: Segment, minimum: u32, maximum: u32) -> Option<Extent> {
-        self.bitmap.find_hole(from, minimum, maximum)
+    /// Which classes of holes there are in known segments. A hole is a run of free blocks inside one segment that is not
+    /// wholly free; bit `n` is set if some segment's longest hole has at least `2^n` blocks and less than twice that.
+    pub fn hole_classes(&self) -> u32 {
+        self.bitmap.hole_classes()
+    }
+
+    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment whose longest hole is of this
+    /// class.
+    pub fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+        self.bitmap.find_hole(class, minimum, maximum)
     }
 
     /// Up to `count` known segments that are neither full nor wholly free and are `wanted`, the emptiest first.

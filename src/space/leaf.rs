@@ -5,7 +5,7 @@
 //!
 //! - **L1** Blocks beyond the end of the file are not free.
 //! - **L2** `free[s]` is how many blocks of segment `s` are free, `holes[s]` its longest hole; `emptiest`,
-//!   `longest_hole` and `segments_free` follow from them.
+//!   `hole_classes` and `segments_free` follow from them.
 //! - **L3** No run of free blocks is longer than `longest`. It is a bound: a release raises it to what it made, a search
 //!   that finds nothing lowers it, taking blocks leaves it. So each bit is looked at again only after it changed.
 
@@ -14,6 +14,9 @@ use std::ops::Range;
 use super::bits::Bits;
 use super::summary::Summary;
 use super::{LEAF_BLOCKS, LeafBytes};
+
+/// A hole is shorter than a segment, and so than a leaf.
+const CLASSES: usize = LEAF_BLOCKS.ilog2() as usize;
 
 /// What happens to blocks: they are taken into use, or released from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +32,9 @@ pub(super) struct Leaf {
     segment_blocks: u32,
     free: Box<[u16]>,
     holes: Box<[u16]>,
-    emptiest: u16,
-    longest_hole: u16,
+    emptiest: u32,
+    /// Segments whose longest hole has `2^n` blocks or more, and less than twice that.
+    hole_classes: [u16; CLASSES],
     segments_free: u32,
     longest: u32,
 }
@@ -52,11 +56,12 @@ impl Leaf {
             free: segments.clone(),
             holes: segments,
             emptiest: 0,
-            longest_hole: 0,
+            hole_classes: [0; CLASSES],
             segments_free: 0,
         };
-        for segment in 0..leaf.free.len() {
-            leaf.recount(segment);
+        for segment in 0..leaf.free.len() as u32 {
+            let blocks = leaf.blocks_of(segment);
+            leaf.set_segment(segment as usize, leaf.bits.count_free(blocks.clone()), leaf.bits.longest_run(blocks));
         }
         leaf
     }
@@ -82,11 +87,17 @@ impl Leaf {
         }
         self.bits.flip(blocks.clone());
         if change == Change::Release {
-            let after = self.bits.run_after(blocks.end..LEAF_BLOCKS);
-            self.longest = self.longest.max(self.bits.run_before(blocks.end) + after);
+            self.longest = self.longest.max(self.bits.run_around(blocks.clone(), 0..LEAF_BLOCKS));
         }
         for segment in blocks.start / self.segment_blocks..=(blocks.end - 1) / self.segment_blocks {
-            self.recount(segment as usize);
+            let within = self.blocks_of(segment);
+            let part = blocks.start.max(within.start)..blocks.end.min(within.end);
+            let (free, hole) = (self.segment_free(segment), u32::from(self.holes[segment as usize]));
+            let (free, hole) = match change {
+                Change::Take => (free - part.len() as u32, self.bits.longest_run(within)),
+                Change::Release => (free + part.len() as u32, self.bits.run_around(part, within).max(hole)),
+            };
+            self.set_segment(segment as usize, free, hole);
         }
     }
 
@@ -104,16 +115,11 @@ impl Leaf {
         self.longest = self.longest.min(minimum.saturating_sub(1));
     }
 
-    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a segment from `segment` on.
-    pub(super) fn find_hole(&self, segment: u32, minimum: u32, maximum: u32) -> Option<Range<u32>> {
-        let rest = self.holes.get(segment as usize..)?;
-        let found = rest.iter().position(|&hole| u32::from(hole) >= minimum)? as u32;
-        self.find_run(self.blocks_of(segment + found), minimum, maximum)
-    }
-
-    /// Blocks in a segment.
-    pub(super) fn segment_blocks(&self) -> u32 {
-        self.segment_blocks
+    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a segment whose longest hole is of this class.
+    pub(super) fn find_hole(&self, class: u32, minimum: u32, maximum: u32) -> Option<Range<u32>> {
+        let lengths = minimum.max(1 << class)..2 << class;
+        let segment = self.holes.iter().position(|&hole| lengths.contains(&hole.into()))?;
+        self.find_run(self.blocks_of(segment as u32), minimum, maximum)
     }
 
     /// How many blocks of a segment are free.
@@ -124,15 +130,15 @@ impl Leaf {
     /// The first wholly free segment from `segment` on.
     pub(super) fn next_free_segment(&self, segment: u32) -> Option<u32> {
         let rest = self.free.get(segment as usize..)?;
-        rest.iter().position(|&free| self.is_whole(free)).map(|position| segment + position as u32)
+        rest.iter().position(|&free| self.is_whole(free.into())).map(|position| segment + position as u32)
     }
 
     /// What the tree above the leaves needs to know of this one.
     pub(super) fn summary(&self) -> Summary {
         Summary {
             longest: self.longest,
-            longest_hole: self.longest_hole.into(),
-            emptiest: self.emptiest.into(),
+            hole_classes: (0..CLASSES).fold(0, |bits, class| bits | u32::from(self.hole_classes[class] > 0) << class),
+            emptiest: self.emptiest,
             segments_free: self.segments_free.into(),
         }
     }
@@ -148,31 +154,29 @@ impl Leaf {
         assert_eq!(truth.summary(), self.summary(), "L2: the leaf sums up its segments");
     }
 
-    /// Counts a segment whose bits changed (L2).
-    fn recount(&mut self, segment: usize) {
-        let blocks = self.blocks_of(segment as u32);
-        let free = self.bits.count_free(blocks.clone()) as u16;
-        let is_partly_free = free > 0 && !self.is_whole(free);
-        let hole = if is_partly_free { self.bits.longest_run(blocks) as u16 } else { 0 };
-        let free_before = std::mem::replace(&mut self.free[segment], free);
-        let hole_before = std::mem::replace(&mut self.holes[segment], hole);
+    /// Notes how many blocks of a segment are free, and its longest run (L2).
+    fn set_segment(&mut self, segment: usize, free: u32, longest_run: u32) {
+        let hole = if self.is_whole(free) { 0 } else { longest_run };
+        let free_before = u32::from(std::mem::replace(&mut self.free[segment], free as u16));
+        let hole_before = u32::from(std::mem::replace(&mut self.holes[segment], hole as u16));
         self.segments_free += u32::from(self.is_whole(free));
         self.segments_free -= u32::from(self.is_whole(free_before));
-        if hole >= self.longest_hole {
-            self.longest_hole = hole;
-        } else if hole_before == self.longest_hole {
-            self.longest_hole = self.holes.iter().fold(0, |longest, &hole| longest.max(hole));
+        if let Some(class) = hole.checked_ilog2() {
+            self.hole_classes[class as usize] += 1;
+        }
+        if let Some(class) = hole_before.checked_ilog2() {
+            self.hole_classes[class as usize] -= 1;
         }
         let partly_free = |free| if self.is_whole(free) { 0 } else { free };
         if partly_free(free) >= self.emptiest {
             self.emptiest = partly_free(free);
         } else if partly_free(free_before) == self.emptiest {
-            self.emptiest = self.free.iter().fold(0, |most, &free| most.max(partly_free(free)));
+            self.emptiest = self.free.iter().fold(0, |most, &free| most.max(partly_free(free.into())));
         }
     }
 
-    fn is_whole(&self, free: u16) -> bool {
-        u32::from(free) == self.segment_blocks
+    fn is_whole(&self, free: u32) -> bool {
+        free == self.segment_blocks
     }
 
     fn blocks_of(&self, segment: u32) -> Range<u32> {
@@ -205,16 +209,15 @@ mod tests {
                 if leaf.find_run(0..LEAF_BLOCKS, minimum, minimum).is_none() {
                     leaf.no_run_of(minimum);
                 }
-                if let Some(hole) = leaf.find_hole(0, minimum, minimum) {
-                    prop_assert!(leaf.allows(hole.clone(), Change::Take));
-                    prop_assert_eq!(hole.len() as u32, minimum);
-                    prop_assert!(leaf.segment_free(hole.start / segment_blocks) < segment_blocks);
-                    prop_assert_eq!(hole.start / segment_blocks, (hole.end - 1) / segment_blocks);
+                for class in 0..CLASSES as u32 {
+                    let hole = leaf.find_hole(class, 1 << class, minimum.max(1 << class));
+                    prop_assert_eq!(hole.is_some(), leaf.summary().hole_classes >> class & 1 == 1);
+                    if let Some(hole) = hole {
+                        prop_assert!(leaf.allows(hole.clone(), Change::Take));
+                        prop_assert!(leaf.segment_free(hole.start / segment_blocks) < segment_blocks);
+                        prop_assert_eq!(hole.start / segment_blocks, (hole.end - 1) / segment_blocks);
+                    }
                 }
-                prop_assert_eq!(
-                    leaf.find_hole(0, minimum, minimum).is_some(),
-                    leaf.summary().longest_hole >= minimum
-                );
             }
             leaf.check_invariants();
         }

@@ -8,8 +8,8 @@
 pub(super) struct Summary {
     /// No run of free blocks is longer (the most of any leaf). A bound, not a promise.
     pub(super) longest: u32,
-    /// The longest hole: run of free blocks inside one segment that is not wholly free (the most of any leaf).
-    pub(super) longest_hole: u32,
+    /// Bit `n` is set if some segment's longest hole has `2^n` blocks or more, and less than twice that.
+    pub(super) hole_classes: u32,
     /// Free blocks of the emptiest segment that is not wholly free (the most of any leaf).
     pub(super) emptiest: u32,
     /// Wholly free segments (the sum of all leaves).
@@ -20,7 +20,7 @@ impl Summary {
     fn join(self, other: Self) -> Self {
         Self {
             longest: self.longest.max(other.longest),
-            longest_hole: self.longest_hole.max(other.longest_hole),
+            hole_classes: self.hole_classes | other.hole_classes,
             emptiest: self.emptiest.max(other.emptiest),
             segments_free: self.segments_free + other.segments_free,
         }
@@ -134,7 +134,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     fn with_longest(longest: u32) -> Summary {
-        Summary { longest, longest_hole: longest, emptiest: longest, segments_free: longest.into() }
+        Summary { longest, hole_classes: 0, emptiest: longest, segments_free: longest.into() }
     }
 
     proptest! {

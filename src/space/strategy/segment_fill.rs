@@ -7,7 +7,7 @@ use crate::id::{Block, Extent};
 use crate::space::{AllocationStrategy, FreeSpace, LEAF_BLOCKS, Purpose, Request, Segment};
 
 /// One wholly free segment in so many is kept for what fits nowhere else.
-const RESERVE: u64 = 64;
+const RESERVE: u64 = 128;
 
 /// Fills wholly free segments, one for each purpose, and when few are left, holes.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl AllocationStrategy for SegmentFill {
             let found = if plenty(free) {
                 self.fill(free, request)?
             } else {
-                match lowest_hole(free, request) {
+                match fitting_hole(free, request) {
                     None => self.fill(free, request)?,
                     found => found,
                 }
@@ -124,11 +124,24 @@ impl SegmentFill {
     }
 }
 
-fn lowest_hole(free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
-    request
-        .lengths()
-        .find_map(|length| free.find_hole(Segment(0), length, request.longest()))
-        .and_then(|hole| request.fit(hole))
+/// A hole that is hardly longer than what is wanted; if all are shorter, one of the longest.
+fn fitting_hole(free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
+    let (shortest, longest) = (request.shortest(), request.longest());
+    if shortest > longest {
+        return None;
+    }
+    let classes = free.hole_classes();
+    // From here on upwards each is long enough for the longest, from here downwards only some are, or none.
+    let middle = longest.next_power_of_two().ilog2();
+    let upwards = (middle..u32::BITS).filter(|class| classes >> class & 1 == 1);
+    let downwards = (shortest.ilog2()..middle).rev().filter(|class| classes >> class & 1 == 1);
+    for class in upwards.take(1).chain(downwards) {
+        let minimum = shortest.max(longest.min(1 << class));
+        if let Some(extent) = free.find_hole(class, minimum, longest).and_then(|hole| request.fit(hole)) {
+            return Some(extent);
+        }
+    }
+    None
 }
 
 fn any_run(free: &mut FreeSpace<'_>, request: &Request) -> Result<Option<Extent>> {
