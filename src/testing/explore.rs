@@ -9,7 +9,7 @@ use super::workload::{History, Step};
 use crate::disk::{CrashPoint, Disk, Image, SimulatedDisk, StateDescription, Tear};
 use crate::error::{Error, Result};
 use crate::format::{SUPERBLOCK_BLOCKS, Superblock, slot_blocks};
-use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Generation, SizeClass};
+use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Generation};
 use crate::process::NoReaders;
 use crate::store::{FileState, SeededEntropy, Settings, Store, VerifyLevel, file_state};
 
@@ -167,7 +167,7 @@ impl Explorer {
         let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let seed = image.hash() as u64 ^ self.seed;
         let opened = || disk.mark(OPENED);
-        let Some(generation) = recover_and_check(&shared, acknowledged, model, settings, seed, &opened)? else {
+        let Some(after) = recover_and_check(&shared, acknowledged, model, settings, seed, &opened)? else {
             return Ok(());
         };
         if !second {
@@ -183,8 +183,8 @@ impl Explorer {
                 self.last_double += 1;
                 let shared: Arc<dyn Disk> = Arc::new(SimulatedDisk::from_image(&image));
                 let seed = image.hash() as u64 ^ self.seed.rotate_left(7);
-                let shown = (point.last_mark() == Some(OPENED)).then_some(generation);
-                recover_again(&shared, shown, acknowledged, model, settings, seed)
+                let after = (point.last_mark() == Some(OPENED)).then_some(&after);
+                recover_again(&shared, after, acknowledged, model, settings, seed)
                     .map_err(|message| format!("after a second crash, which left {description:?}: {message}"))?;
             }
         }
@@ -218,8 +218,8 @@ fn open(disk: &Arc<dyn Disk>, settings: &Settings, seed: u64) -> Result<(Store, 
     Store::open(Arc::clone(disk), Arc::new(NoReaders), settings.clone(), Box::new(SeededEntropy(seed)))
 }
 
-/// Recovers, compares, checks, and works on. Returns the generation of the model that was recovered, or `None` if there
-/// was no store yet.
+/// Recovers, compares, checks, and works on. Returns what was shown then and committed on top, by generation, or `None`
+/// if there was no store yet.
 fn recover_and_check(
     disk: &Arc<dyn Disk>,
     acknowledged: Option<Generation>,
@@ -227,7 +227,7 @@ fn recover_and_check(
     settings: &Settings,
     seed: u64,
     opened: &dyn Fn(),
-) -> std::result::Result<Option<Generation>, String> {
+) -> std::result::Result<Option<Model>, String> {
     let before_creation = file_state(disk.as_ref()).map_err(|error| error.to_string())?;
     let (store, report) = match open(disk, settings, seed) {
         Ok(opened) => opened,
@@ -241,13 +241,12 @@ fn recover_and_check(
         Err(error) => return Err(format!("the open is refused: {error}")),
     };
     opened();
-    let generation = recovered_generation(&report);
+    let generation = recovered_generation(&store, &report);
     if acknowledged.is_some_and(|acknowledged| generation < acknowledged) {
         return Err(format!("{generation} was recovered, {acknowledged:?} was acknowledged"));
     }
     check_recovered(&store, generation, model)?;
-    work_on(disk, store, model, generation, settings, seed)?;
-    Ok(Some(generation))
+    work_on(disk, store, model, generation, settings, seed).map(Some)
 }
 
 fn check_recovered(store: &Store, generation: Generation, model: &Model) -> std::result::Result<(), String> {
@@ -283,7 +282,7 @@ fn work_on(
     generation: Generation,
     settings: &Settings,
     seed: u64,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<Model, String> {
     check_space(&mut store)?;
     let mut after = Model::default();
     let expected = model.states.get(&generation).cloned().unwrap_or_default();
@@ -301,27 +300,30 @@ fn work_on(
         history.step(step).map_err(|error| format!("after recovery, {step:?}: {error}"))?;
     }
     history.check().map_err(|message| format!("after recovery: {message}"))?;
-    let expected = history.model.newest();
+    let after = history.model.clone();
+    let expected = after.newest();
     drop(history);
     let (store, report) = open(disk, settings, seed ^ 2).map_err(|error| format!("the second open: {error}"))?;
     let difference = expected.compare(store.nodes(), &store.state());
     match difference {
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(after),
         Ok(Some(difference)) => Err(format!("the second open ({report:?}): {difference}")),
         Err(error) => Err(format!("the second open: {error}")),
     }
 }
 
 /// The generation that was found, before the opening record made one more of the same content.
-fn recovered_generation(report: &crate::store::RecoveryReport) -> Generation {
-    Generation(report.opened.0.saturating_sub(1).max(report.folded.0))
+fn recovered_generation(store: &Store, report: &crate::store::RecoveryReport) -> Generation {
+    let newest = store.state().generation;
+    // Without an opening record (a planted bug) there is none to take off.
+    Generation(newest.0.saturating_sub(u64::from(report.opened == newest)))
 }
 
-/// After a second crash: the state that the first recovery had `shown`, or one committed on top of it; if it had shown
-/// none, any that is not older than what was acknowledged.
+/// After a second crash: a state of `after`, which the first recovery had shown, or which was committed on top of it;
+/// if it had shown none, any that is not older than what was acknowledged.
 fn recover_again(
     disk: &Arc<dyn Disk>,
-    shown: Option<Generation>,
+    after: Option<&Model>,
     acknowledged: Option<Generation>,
     model: &Model,
     settings: &Settings,
@@ -329,40 +331,21 @@ fn recover_again(
 ) -> std::result::Result<(), String> {
     let (mut store, report) = open(disk, settings, seed).map_err(|error| format!("the open is refused: {error}"))?;
     check_space(&mut store)?;
-    let recovered = recovered_generation(&report);
-    match shown {
-        // The first recovery's opening record may be there already: it has the content of the generation before it.
-        None => {
-            let generations = [Some(recovered), recovered.0.checked_sub(1).map(Generation)];
-            let mut wrong = Err("nothing was recovered".to_owned());
-            for generation in generations.into_iter().flatten().filter(|generation| Some(*generation) >= acknowledged) {
-                wrong = check_recovered(&store, generation, model);
-                if wrong.is_ok() {
-                    break;
-                }
-            }
-            wrong.map_err(|message| format!("{message} ({report:?})"))
-        }
-        Some(shown) if recovered < shown => Err(format!("{shown} was shown, {recovered} is left")),
-        Some(shown) if recovered <= Generation(shown.0 + 1) => {
-            check_recovered(&store, shown, model).map_err(|message| format!("{message} ({report:?})"))
-        }
-        Some(_) => read_everything(&store),
+    let recovered = recovered_generation(&store, &report);
+    if let Some(after) = after {
+        // Working on ended with another open, whose opening record may be there too.
+        let newest = after.states.keys().next_back().copied().unwrap_or_default();
+        return check_recovered(&store, recovered.min(newest), after)
+            .map_err(|message| format!("{message} ({report:?})"));
     }
-}
-
-/// Commits made after the first recovery have pages with versions of their own: to read them all is the check.
-fn read_everything(store: &Store) -> std::result::Result<(), String> {
-    let state = store.state();
-    let reader = crate::store::PageReader::new(store.nodes());
-    for (class, map) in SizeClass::all().zip(state.maps.iter()) {
-        let mut from = 0;
-        while let Some((index, pointer)) = map.next(store.nodes(), from).map_err(|error| error.to_string())? {
-            from = index + 1;
-            let mut bytes = vec![0; class.page_bytes().min(1 << 20) as usize];
-            let page = crate::id::PageId::new(class, index).ok_or("an index is out of range")?;
-            reader.read(page, &pointer, 0, &mut bytes).map_err(|error| error.to_string())?;
+    // The first recovery's opening record may be there already: it has the content of the generation before it.
+    let generations = [Some(recovered), recovered.0.checked_sub(1).map(Generation)];
+    let mut result = Err("nothing was recovered".to_owned());
+    for generation in generations.into_iter().flatten().filter(|generation| Some(*generation) >= acknowledged) {
+        result = check_recovered(&store, generation, model);
+        if result.is_ok() {
+            break;
         }
     }
-    Ok(())
+    result.map_err(|message| format!("{message} ({report:?})"))
 }
