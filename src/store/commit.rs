@@ -250,9 +250,10 @@ impl Store {
         Ok(Committed { generation, incarnation })
     }
 
-    /// Whether a run fits into a segment: the present one, or the next.
+    /// Whether a run is at most half a segment: so every segment that is left has two records, and the loss of one does
+    /// not hide the segment that both announce (V2).
     fn fits_in_log(&self, run_blocks: u64) -> bool {
-        self.log.plan(run_blocks).is_some() || run_blocks <= u64::from(self.settings.log_segment_blocks)
+        run_blocks <= u64::from(self.settings.log_segment_blocks / 2)
     }
 
     /// Entries and payloads that do not concern pages.
