@@ -156,11 +156,7 @@ impl Root {
 
 impl Segment {
     fn at(bytes: &[u8], at: usize) -> Self {
-        Self {
-            address: u64_at(bytes, at),
-            blocks: u32_at(bytes, at + 8).into(),
-            salt: u64_at(bytes, at + 16),
-        }
+        Self { address: u64_at(bytes, at), blocks: u32_at(bytes, at + 8).into(), salt: u64_at(bytes, at + 16) }
     }
 }
 
