@@ -4,6 +4,7 @@ mod error;
 mod id;
 
 pub mod disk;
+pub mod memory;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{
