@@ -1,6 +1,7 @@
 //! `PagedVec` and `Pages` beside `Vec` and the crate `memory_pages` 0.1: `cargo bench --bench memory`.
 //!
-//! Every round runs each subject once, in an order that rotates, so that what disturbs the machine disturbs all alike.
+//! Every round runs each subject once, in an order of its own, so that what disturbs the machine, and what a subject
+//! leaves to the next (free memory in large or in small pieces), meets all alike.
 //! Shown are the medians of the rounds, and the median of each round's ratio to `Vec`. All memory is touched while the
 //! clock runs; it is given back while it stands. Ends with a line for each goal; the goals are set for the huge-page
 //! setting `madvise`.
@@ -37,10 +38,12 @@ struct Times(Vec<(&'static str, Vec<Duration>)>);
 impl Times {
     fn measure(title: &str, rounds: usize, mut subjects: Vec<Subject<'_>>) -> Self {
         let mut times = Self(subjects.iter().map(|(name, _)| (*name, Vec::new())).collect());
+        let mut order: Vec<usize> = (0..subjects.len()).collect();
+        let mut random = random_numbers();
         // The first round only warms up.
         for round in 0..=rounds {
-            for turn in 0..subjects.len() {
-                let index = (turn + round) % subjects.len();
+            order.sort_by_cached_key(|_| random.next());
+            for &index in &order {
                 let took = subjects[index].1();
                 if round != 0 {
                     times.0[index].1.push(took);
@@ -141,16 +144,19 @@ fn push(rounds: usize) -> Times {
     )
 }
 
-/// Indices that no prefetcher guesses, cheap to make.
-fn random_indices() -> impl Iterator<Item = usize> {
+/// The same numbers each time, that no prefetcher guesses, cheap to make.
+fn random_numbers() -> impl Iterator<Item = u64> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as usize % RANDOM_ELEMENTS
+        state
     })
-    .take(RANDOM_ACCESSES)
+}
+
+fn random_indices() -> impl Iterator<Item = usize> {
+    random_numbers().map(|number| number as usize % RANDOM_ELEMENTS).take(RANDOM_ACCESSES)
 }
 
 macro_rules! read_at_random {
@@ -208,7 +214,7 @@ fn main() {
         env!("CARGO_PKG_VERSION"),
     );
     let small = allocate_and_touch("allocate and touch 50 MB", 50_000_000, 31);
-    let large = allocate_and_touch("allocate and touch 1 GB", 1_000_000_000, 9);
+    let large = allocate_and_touch("allocate and touch 1 GB", 1_000_000_000, 15);
     let pushes = push(21);
     let (reads, writes) = random_access(21);
 

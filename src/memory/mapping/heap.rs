@@ -11,6 +11,9 @@ use crate::Result;
 use crate::memory::hint::{Hint, page_bytes};
 use crate::memory::protection::Protection;
 
+/// What is refused at the latest: here address space is memory, every byte of it.
+const LIMIT_BYTES: usize = 256 << 20;
+
 /// One allocation of `length` bytes, or none if `length` is zero.
 pub(in crate::memory) struct Mapping {
     start: NonNull<u8>,
@@ -36,6 +39,9 @@ impl Mapping {
 
     pub(super) fn obtain(length: usize, alignment: usize, _charge: Charge) -> io::Result<Self> {
         let alignment = alignment.max(page_bytes()).max(suitable_alignment(length));
+        if length > LIMIT_BYTES {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         let layout = layout(length, alignment)?;
         // SAFETY: the length is not zero (the parent's promise).
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(io::ErrorKind::OutOfMemory)?;
