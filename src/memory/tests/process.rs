@@ -88,13 +88,14 @@ fn a_reservation_takes_memory_only_where_it_is_touched() {
     });
 }
 
-/// What must hold when some limit allows more than 16 MiB, but not 64 GiB.
-fn reservations_are_small_or_refused() {
-    assert!(is_refusal(Reservation::new(1 << 36), "reservation of 68719476736 bytes of memory failed"));
-    assert!(is_refusal(Reservation::new(1 << 36), "see `ulimit -v`, `ulimit -d`, vm.overcommit_memory"));
-    assert!(is_refusal(Reservation::at_most(1 << 40, 1 << 36), "reservation of 68719476736 bytes"));
-    let smaller = Reservation::at_most(1 << 40, 16 * MIB).unwrap();
-    assert!((16 * MIB..1 << 36).contains(&smaller.len()), "{} bytes", smaller.len());
+/// What must hold when some limit allows more than 16 MiB, but not `too_much`.
+fn reservations_are_small_or_refused(too_much: usize) {
+    let refused = format!("reservation of {too_much} bytes of memory failed");
+    assert!(is_refusal(Reservation::new(too_much), &refused));
+    assert!(is_refusal(Reservation::new(too_much), "see `ulimit -v`, `ulimit -d`, vm.overcommit_memory"));
+    assert!(is_refusal(Reservation::at_most(2 * too_much, too_much), &refused));
+    let smaller = Reservation::at_most(2 * too_much, 16 * MIB).unwrap();
+    assert!((16 * MIB..too_much).contains(&smaller.len()), "{} bytes", smaller.len());
     // SAFETY: in the reservation (M1), which only this test uses.
     unsafe { smaller.start().write_bytes(1, 16 * MIB) };
     // SAFETY: as above.
@@ -105,27 +106,28 @@ fn reservations_are_small_or_refused() {
 
 #[test]
 fn a_reservation_is_smaller_under_a_limit_on_addresses() {
-    succeeds(
-        "a_reservation_is_smaller_under_a_limit_on_addresses",
-        "ulimit -v 1000000",
-        reservations_are_small_or_refused,
-    );
+    succeeds("a_reservation_is_smaller_under_a_limit_on_addresses", "ulimit -v 1000000", || {
+        reservations_are_small_or_refused(1024 * MIB);
+    });
 }
 
 #[test]
 fn a_reservation_is_smaller_under_a_limit_on_data() {
-    succeeds("a_reservation_is_smaller_under_a_limit_on_data", "ulimit -d 1000000", reservations_are_small_or_refused);
+    succeeds("a_reservation_is_smaller_under_a_limit_on_data", "ulimit -d 1000000", || {
+        reservations_are_small_or_refused(1024 * MIB);
+    });
 }
 
 /// Whether overcommit is strict is the system's setting, and not a test's to change: `.ci/strict-overcommit` does, on a
 /// machine of its own.
 #[test]
 fn a_reservation_is_as_large_as_overcommit_allows() {
+    const MORE_THAN_ANY_MEMORY: usize = 1 << 45;
     succeeds("a_reservation_is_as_large_as_overcommit_allows", "", || {
         let mode = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap();
         match mode.trim() {
-            "2" => reservations_are_small_or_refused(),
-            _ => assert_eq!(Reservation::at_most(1 << 40, 16 * MIB).unwrap().len(), 1 << 40),
+            "2" => reservations_are_small_or_refused(MORE_THAN_ANY_MEMORY),
+            _ => assert_eq!(Reservation::at_most(MORE_THAN_ANY_MEMORY, 1).unwrap().len(), MORE_THAN_ANY_MEMORY),
         }
     });
 }
