@@ -20,7 +20,7 @@ const PUSHES: usize = 10_000_000;
 const PUSH_CAPACITY: usize = PUSHES / 10;
 /// Elements of 8 bytes for random access: 128 MiB.
 const RANDOM_ELEMENTS: usize = 1 << 24;
-const RANDOM_ACCESSES: usize = 1 << 22;
+const RANDOM_ACCESSES: usize = 1 << 20;
 
 const VEC: &str = "Vec";
 const PAGED_VEC: &str = "PagedVec";
@@ -178,12 +178,12 @@ fn random_access(rounds: usize) -> (Times, Times) {
     let mut theirs = memory_pages::PagedVec::new(RANDOM_ELEMENTS);
     elements.for_each(|element| theirs.push(element));
     let reads = Times::measure(
-        "4 million random reads in 128 MiB",
+        "a million random reads in 128 MiB",
         rounds,
         vec![(VEC, read_at_random!(vec)), (PAGED_VEC, read_at_random!(paged)), (THEIR_VEC, read_at_random!(theirs))],
     );
     let writes = Times::measure(
-        "4 million random writes in 128 MiB",
+        "a million random writes in 128 MiB",
         rounds,
         vec![(VEC, write_at_random!(vec)), (PAGED_VEC, write_at_random!(paged)), (THEIR_VEC, write_at_random!(theirs))],
     );
@@ -216,7 +216,7 @@ fn main() {
     let small = allocate_and_touch("allocate and touch 50 MB", 50_000_000, 31);
     let large = allocate_and_touch("allocate and touch 1 GB", 1_000_000_000, 15);
     let pushes = push(21);
-    let (reads, writes) = random_access(21);
+    let (reads, writes) = random_access(101);
 
     println!();
     goal("push-speed-against-Vec", pushes.ratio(VEC, PAGED_VEC), Wanted::AtLeast(1.4));
