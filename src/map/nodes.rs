@@ -32,7 +32,7 @@ struct Shard {
 impl Nodes {
     /// The nodes of the store `store` on `disk`; about `cache_nodes` nodes (of some 7 KiB each) are kept.
     pub fn new(disk: Arc<dyn Disk>, store: StoreId, cache_nodes: usize) -> Self {
-        Self { disk, store, shards: Default::default(), shard_limit: (cache_nodes / SHARDS / 2).max(8) }
+        Self { disk, store, shards: Default::default(), shard_limit: (cache_nodes / SHARDS / 2).max(1) }
     }
 
     /// The disk.

@@ -100,6 +100,8 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
+    /// Free blocks of segments that are being emptied, kept from use until they are empty.
+    closed: Vec<Extent>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
