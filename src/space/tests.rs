@@ -299,3 +299,48 @@ fn the_emptiest_segments_come_first_and_those_being_filled_not_at_all() {
     assert_eq!(space.segments_to_empty(1).unwrap().len(), 1);
     assert_eq!(space.free_space().segments_free(), 3 * 2048 - 5);
 }
+
+#[test]
+fn the_first_allocation_after_opening_loads_one_leaf() {
+    let (mut space, source) = one_leaf_in_use().persisted(256);
+    space.take(Extent::new(3 * u64::from(LEAF_BLOCKS), LEAF_BLOCKS)).unwrap();
+    for _ in 0..100 {
+        space.allocate(&Request::exactly(8, Purpose::Data)).unwrap().unwrap();
+    }
+    assert_eq!(source.loaded.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_closed_segment_takes_nothing_new_and_is_whole_once_it_is_empty() {
+    for strategy in built_in() {
+        let mut space = Space::new(4 * 64, 64, strategy);
+        space.take(Extent::new(64 + 5, 1)).unwrap();
+        space.take(Extent::new(64 + 60, 1)).unwrap();
+        let closed = space.close_segment(Segment(1)).unwrap();
+        assert_eq!(closed, [Extent::new(64, 5), Extent::new(70, 54), Extent::new(125, 3)]);
+        for _ in 0..3 * 64 {
+            let extent = space.allocate(&Request::exactly(1, Purpose::Moved)).unwrap().unwrap();
+            assert!(!extent.overlaps(Extent::new(64, 64)));
+        }
+        for extent in closed.into_iter().chain([Extent::new(69, 1), Extent::new(124, 1)]) {
+            space.release(extent).unwrap();
+        }
+        assert_eq!(space.free_space().segments_free(), 1);
+        space.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn questions_about_what_does_not_exist_are_answered() {
+    let mut space = Space::new(100, 16, default_strategy());
+    let mut free = space.free_space();
+    assert_eq!(free.find_hole(99, 1, 1), None);
+    assert_eq!(free.next_free_segment(Segment(u64::MAX)), None);
+    assert_eq!(free.next_run(Block(u64::MAX), 1).unwrap(), None);
+    assert_eq!(free.find_run(Block(50)..Block(20), 0, 0).unwrap(), None);
+    assert_eq!(free.segment_usage(Segment(1 << 60)).unwrap().blocks_free, 0);
+    assert!(!free.is_free(Extent::new(u64::MAX - 1, 9)).unwrap());
+    assert_eq!(free.segment_usage(Segment(6)).unwrap().blocks_free, 4, "the file ends inside this one");
+    assert_eq!(space.leaf_bytes(u64::MAX).unwrap(), [0; 4096]);
+    assert!(space.close_segment(Segment(u64::MAX)).unwrap().is_empty());
+}
