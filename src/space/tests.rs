@@ -287,8 +287,9 @@ fn a_change_across_leaves_is_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_emptiest_segments_come_first_and_those_being_filled_not_at_all() {
-    let mut space = Space::new(3 * u64::from(LEAF_BLOCKS), 16, Box::new(SegmentFill::default()));
+fn the_emptiest_segments_come_first_and_those_being_filled_or_unused_not_at_all() {
+    // The last segment is free as far as it goes.
+    let mut space = Space::new(3 * u64::from(LEAF_BLOCKS) + 5, 16, Box::new(SegmentFill::default()));
     for (segment, used) in [(3u64, 9), (2100, 2), (4200, 5), (4201, 16)] {
         space.take(Extent::new(segment * 16, used)).unwrap();
     }
@@ -304,6 +305,8 @@ fn the_emptiest_segments_come_first_and_those_being_filled_not_at_all() {
 fn the_first_allocation_after_opening_loads_one_leaf() {
     let (mut space, source) = one_leaf_in_use().persisted(256);
     space.take(Extent::new(3 * u64::from(LEAF_BLOCKS), LEAF_BLOCKS)).unwrap();
+    // Not the hole before the blocks in use: there are wholly free segments behind them.
+    assert_eq!(space.allocate(&Request::exactly(8, Purpose::Data)).unwrap(), Some(Extent::new(256, 8)));
     for _ in 0..100 {
         space.allocate(&Request::exactly(8, Purpose::Data)).unwrap().unwrap();
     }

@@ -227,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_stays_with_its_purpose_when_all_of_it_was_released() {
+        let mut space = space(100);
+        allocate(&mut space, 10, Purpose::Data);
+        let nodes = allocate(&mut space, 3, Purpose::Node);
+        space.release(nodes).unwrap();
+        assert_eq!(allocate(&mut space, 9, Purpose::Data), Extent::new(10, 6));
+        assert_eq!(allocate(&mut space, 3, Purpose::Data), Extent::new(32, 3));
+        assert_eq!(allocate(&mut space, 3, Purpose::Node), Extent::new(19, 3));
+    }
+
+    #[test]
     fn what_is_longer_than_a_segment_is_not_broken_for_what_is_left_of_one() {
         let mut space = space(100);
         allocate(&mut space, 10, Purpose::Data);
