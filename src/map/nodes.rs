@@ -149,7 +149,7 @@ fn structure_of(kind: NodeKind) -> Structure {
 
 /// Pointers hold a checksum and an address: mixing them is hash enough.
 #[derive(Default)]
-struct PointerHasher(u64);
+pub(crate) struct PointerHasher(u64);
 
 impl Hasher for PointerHasher {
     fn finish(&self) -> u64 {

@@ -230,6 +230,16 @@ impl Store {
         self.published.state()
     }
 
+    /// The newest generation that is durable, with all before it.
+    pub fn synced(&self) -> Generation {
+        self.synced
+    }
+
+    /// How far the log has grown since the last fold, in percent of the length at which a checkpoint is due.
+    pub fn checkpoint_lag_percent(&self) -> u64 {
+        self.log_blocks.saturating_mul(100) / self.checkpoint_due_blocks().max(1)
+    }
+
     /// The incarnation of this open.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
