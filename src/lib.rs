@@ -41,13 +41,13 @@ pub mod disk;
 pub mod format;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod pager;
 pub mod process;
 pub mod space;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod memory;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{
@@ -61,3 +61,8 @@ pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, RecoveryReport, Severity, Status,
     VerifyLevel, VerifyReport,
 };
+
+/// The example of README.md, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ExampleOfTheReadme;

@@ -1,4 +1,5 @@
 //! FORMAT.md says what the code does: its constants, the place and size of every field, and its example in bytes.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

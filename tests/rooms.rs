@@ -1,4 +1,5 @@
 //! The order of the rooms holds: a room imports only rooms above it (ARCHITECTURE.md, "Rooms").
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

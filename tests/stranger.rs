@@ -1,5 +1,6 @@
 //! FORMAT.md is enough: a reader written from it alone sees what the library sees, also of files that a power cut left.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
