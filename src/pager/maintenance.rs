@@ -28,7 +28,7 @@ const MOVED_PER_COMMITTED: u64 = 2;
 const CREDIT_LIMIT_BLOCKS: u64 = 4096;
 
 /// Blocks moved in one go, with the core's lock held.
-const STEP_BLOCKS: u64 = 32;
+const STEP_BLOCKS: u64 = 256;
 
 /// In percent of the log's length at which a checkpoint is due: from here on it is written without pauses …
 const HURRY_LAG_PERCENT: u64 = 200;

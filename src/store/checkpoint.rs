@@ -142,6 +142,10 @@ impl Home for Counting {
         // Any block will do: what is encoded is thrown away.
         Ok(Block(crate::format::FIRST_FREE_BLOCK))
     }
+
+    fn is_real(&self) -> bool {
+        false
+    }
 }
 
 impl Store {
@@ -622,7 +626,10 @@ impl Store {
 
         let retire_through = if self.sabotaged_restart_log() { folded } else { self.folded_before };
         for segment in self.log.retire(retire_through) {
-            if segment.is_without_pages() && self.log.spares().len() < 2 {
+            // The log's working set is kept, so that it need not look for room in a full and fragmented file.
+            let spare_blocks: u64 = self.log.spares().iter().map(|extent| u64::from(extent.blocks)).sum();
+            let kept = self.log.blocks_in_use() + spare_blocks;
+            if segment.is_without_pages() && kept <= 2 * self.checkpoint_due_blocks() {
                 self.log.add_spare(segment.reference.extent);
                 continue;
             }

@@ -142,7 +142,7 @@ impl Store {
             && unit_blocks <= self.settings.in_log_blocks.into()
             && !chunked
             && blocks <= self.settings.record_limit_blocks()
-            && self.fits_in_log(run_blocks);
+            && self.log.plan(run_blocks).is_some();
         if in_log {
             self.admit(changes)?;
             let plan = self.plan_log(run_blocks)?;
@@ -248,11 +248,6 @@ impl Store {
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         self.counters.commits += 1;
         Ok(Committed { generation, incarnation })
-    }
-
-    /// Whether a run fits into a segment: the present one, or the next.
-    fn fits_in_log(&self, run_blocks: u64) -> bool {
-        self.log.plan(run_blocks).is_some() || run_blocks <= u64::from(self.settings.log_segment_blocks)
     }
 
     /// Entries and payloads that do not concern pages.

@@ -216,6 +216,7 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            stored_pages: None,
             closed: Vec::new(),
             bodies: Vec::new(),
             synced: superblock.generation,

@@ -79,7 +79,8 @@ fn a_checkpoint_that_fails_harms_no_commit_and_is_tried_again() {
         write(&pager, page(0), byte).unwrap();
     }
     assert_eq!(disk.fired(plan), 1);
-    let failures = events.lock().unwrap().iter().filter(|event| matches!(event, Event::BackgroundFailed { .. })).count();
+    let failures =
+        events.lock().unwrap().iter().filter(|event| matches!(event, Event::BackgroundFailed { .. })).count();
     assert_eq!(failures, 1);
     assert!(pager.stats().counters.checkpoints > before);
     assert_eq!(pager.view().page(page(0)).unwrap()[0], 200);
