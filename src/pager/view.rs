@@ -99,7 +99,7 @@ impl Iterator for PageIds<'_> {
         let from = self.next.take()?;
         let found = self
             .view
-            .open(|source| read::next_committed(source.nodes, &self.view.pinned, self.class, from))
+            .reading(|source| read::next_committed(source.nodes, &self.view.pinned, self.class, from))
             .transpose();
         match found? {
             Err(error) => Some(Err(error)),
