@@ -84,12 +84,10 @@ fn an_empty_file_and_an_interrupted_creation_are_created_again() {
     let path = folder.path().join("store");
     let remains = [Vec::new(), birth_block().to_vec(), birth_block()[..100].to_vec()];
     for content in &remains {
-        let create: [fn(&Path) -> Result<Pager, Error>; 2] =
-            [|path| Pager::create(path, &Options::new()), |path| Pager::open_or_create(path, &Options::new())];
-        for create in create {
+        for create in [Pager::create::<&Path>, Pager::open_or_create::<&Path>] {
             fs::write(&path, content).unwrap();
             assert!(matches!(Pager::open(&path, &Options::new()), Err(Error::IncompleteCreate { .. })));
-            create(&path).unwrap().close().unwrap();
+            create(&path, &Options::new()).unwrap().close().unwrap();
             Pager::open(&path, &Options::new()).unwrap();
         }
     }
