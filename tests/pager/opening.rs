@@ -84,10 +84,10 @@ fn an_empty_file_and_an_interrupted_creation_are_created_again() {
     let path = folder.path().join("store");
     let remains = [Vec::new(), birth_block().to_vec(), birth_block()[..100].to_vec()];
     for content in &remains {
-        for create in [Pager::create::<&Path>, Pager::open_or_create::<&Path>] {
+        for create in [Pager::create, Pager::open_or_create] {
             fs::write(&path, content).unwrap();
             assert!(matches!(Pager::open(&path, &Options::new()), Err(Error::IncompleteCreate { .. })));
-            create(&path, &Options::new()).unwrap().close().unwrap();
+            create(path.as_path(), &Options::new()).unwrap().close().unwrap();
             Pager::open(&path, &Options::new()).unwrap();
         }
     }
