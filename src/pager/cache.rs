@@ -111,6 +111,10 @@ impl StoredPages for Cache {
             self.keep(pointer, stored);
         }
     }
+
+    fn superseded(&self, pointer: &BlockPointer) {
+        self.shard(pointer).forget(pointer);
+    }
 }
 
 impl Shard {
@@ -122,6 +126,14 @@ impl Shard {
         self.old_bytes -= bytes.len();
         self.keep(*pointer, Arc::clone(&bytes), half_bytes);
         Some(bytes)
+    }
+
+    fn forget(&mut self, pointer: &BlockPointer) {
+        if let Some(bytes) = self.young.remove(pointer) {
+            self.young_bytes -= bytes.len();
+        } else if let Some(bytes) = self.old.remove(pointer) {
+            self.old_bytes -= bytes.len();
+        }
     }
 
     fn keep(&mut self, pointer: BlockPointer, bytes: Arc<[u8]>, half_bytes: usize) {

@@ -301,8 +301,12 @@ impl Shared {
         if lag >= HURRY_LAG_PERCENT {
             self.hurry.store(true, Ordering::Relaxed);
         }
-        if core.maintenance.checkpoint_running && lag >= BACKPRESSURE_LAG_PERCENT {
-            core = self.without_checkpoint(core);
+        if lag >= BACKPRESSURE_LAG_PERCENT {
+            core = match core.work(self) {
+                // The thread does not get the core: commits are too quick for it.
+                Work::Checkpoint => self.checkpoint_unasked(core, Pace::Full),
+                _ => self.without_checkpoint(core),
+            };
         }
         if !matches!(core.work(self), Work::Nothing) {
             self.work.notify_one();

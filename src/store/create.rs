@@ -155,6 +155,7 @@ impl Store {
             deferred: Default::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            staging: AlignedBuffer::zeroed(0),
             stored_pages: None,
             closed: Vec::new(),
             bodies: Vec::new(),

@@ -35,6 +35,9 @@ pub trait StoredPages: Send + Sync + std::fmt::Debug {
 
     /// The same bytes are behind this pointer now.
     fn moved(&self, pointer: &BlockPointer, stored: &Arc<[u8]>);
+
+    /// The newest state does not lead there any more; only views may ask for it.
+    fn superseded(&self, pointer: &BlockPointer);
 }
 
 /// A walk over the page maps that moves the pages out of some segments.
