@@ -229,6 +229,10 @@ pub enum Error {
         found: u64,
     },
 
+    /// The savepoint belongs to another transaction, or the transaction went back to an older one.
+    #[error("the savepoint belongs to another transaction, or it was undone with an older one")]
+    SavepointNotFound,
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,

@@ -32,7 +32,7 @@ struct Shard {
 impl Nodes {
     /// The nodes of the store `store` on `disk`; about `cache_nodes` nodes (of some 7 KiB each) are kept.
     pub fn new(disk: Arc<dyn Disk>, store: StoreId, cache_nodes: usize) -> Self {
-        Self { disk, store, shards: Default::default(), shard_limit: (cache_nodes / SHARDS / 2).max(8) }
+        Self { disk, store, shards: Default::default(), shard_limit: (cache_nodes / SHARDS / 2).max(1) }
     }
 
     /// The disk.
@@ -149,7 +149,7 @@ fn structure_of(kind: NodeKind) -> Structure {
 
 /// Pointers hold a checksum and an address: mixing them is hash enough.
 #[derive(Default)]
-struct PointerHasher(u64);
+pub(crate) struct PointerHasher(u64);
 
 impl Hasher for PointerHasher {
     fn finish(&self) -> u64 {

@@ -36,7 +36,8 @@ pub(super) struct Bitmap {
     source: Option<Arc<dyn LeafSource + Send + Sync>>,
     /// No slot before this one is `Stored`.
     stored_from: usize,
-    evacuating: Vec<Segment>,
+    /// How many slots are `Stored`.
+    leaves_stored: usize,
 }
 
 impl Bitmap {
@@ -54,7 +55,7 @@ impl Bitmap {
             tree: SummaryTree::new(std::iter::empty()),
             source: None,
             stored_from: 0,
-            evacuating: Vec::new(),
+            leaves_stored: 0,
         };
         bitmap.grow(blocks_total);
         bitmap
@@ -74,6 +75,7 @@ impl Bitmap {
         for (slot, state) in bitmap.slots.iter_mut().zip(leaves) {
             if state == LeafState::Stored {
                 *slot = Slot::Stored(Vec::new());
+                bitmap.leaves_stored += 1;
             }
         }
         bitmap.rebuild_tree();
@@ -152,9 +154,8 @@ impl Bitmap {
             let capacity = self.capacity(index);
             let local = within.start.saturating_sub(base) as u32..(within.end - base).min(capacity.into()) as u32;
             let leaf = self.leaf(index)?;
-            if let Some(start) = leaf.find(local.clone(), minimum) {
-                let blocks = leaf.run_length(start..local.end.min(start.saturating_add(maximum)));
-                return Ok(Some(Extent::new(base + u64::from(start), blocks)));
+            if let Some(run) = leaf.find_run(local.clone(), minimum, maximum) {
+                return Ok(Some(Extent::new(base + u64::from(run.start), run.len() as u32)));
             }
             if local == (0..capacity) {
                 leaf.no_run_of(minimum);
@@ -256,28 +257,41 @@ impl Bitmap {
     }
 
     /// The first segment from `from` on that is known to be wholly free.
-    pub(super) fn next_free_segment(&self, from: Segment) -> Option<Segment> {
-        let per_leaf = LEAF_BLOCKS / self.segment_blocks;
-        let first = usize::try_from(from.0 / u64::from(per_leaf)).ok()?;
-        let mut next = first;
+    pub(super) fn next_free_segment(&mut self, from: Segment) -> Option<Segment> {
+        let (mut next, mut segment) = self.place_of(from)?;
         while let Some(index) = self.tree.next(next, |summary| summary.segments_free > 0) {
-            let local = if index == first { (from.0 % u64::from(per_leaf)) as u32 } else { 0 };
-            let found = match &self.slots[index] {
-                Slot::Empty => Some(local).filter(|&local| (local + 1) * self.segment_blocks <= self.capacity(index)),
-                Slot::Stored(_) => None,
-                Slot::Present(leaf) => leaf.next_free_segment(local),
-            };
-            if let Some(local) = found {
-                return Some(Segment(index as u64 * u64::from(per_leaf) + u64::from(local)));
+            if index != next {
+                segment = 0;
+            }
+            if let Some(found) = self.known_leaf(index)?.next_free_segment(segment) {
+                return Some(Segment(index as u64 * self.segments_per_leaf() + u64::from(found)));
+            }
+            (next, segment) = (index + 1, 0);
+        }
+        None
+    }
+
+    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment whose longest hole is of this
+    /// class.
+    pub(super) fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+        let mut next = 0;
+        while let Some(index) = self.tree.next(next, |summary| summary.hole_classes >> class & 1 == 1) {
+            if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum) {
+                return Some(Extent::new(base_of(index) + u64::from(hole.start), hole.len() as u32));
             }
             next = index + 1;
         }
         None
     }
 
+    /// Which lengths the longest holes of known segments have: bit `n` stands for `2^n` to `2^(n+1) - 1`.
+    pub(super) fn hole_classes(&self) -> u32 {
+        self.tree.root().hole_classes
+    }
+
     /// Up to `count` of the segments known to be partly free, those with the most free blocks first, that are `wanted`.
     pub(super) fn emptiest_segments(&self, count: usize, wanted: impl Fn(&SegmentUsage) -> bool) -> Vec<SegmentUsage> {
-        let per_leaf = u64::from(LEAF_BLOCKS / self.segment_blocks);
+        let per_leaf = self.segments_per_leaf();
         let mut best: Vec<SegmentUsage> = Vec::new();
         if count == 0 {
             return best;
@@ -299,13 +313,9 @@ impl Bitmap {
         best
     }
 
-    /// Segments that are being emptied: no strategy should fill them.
-    pub(super) fn evacuating(&self) -> &[Segment] {
-        &self.evacuating
-    }
-
-    pub(super) fn set_evacuating(&mut self, segments: Vec<Segment>) {
-        self.evacuating = segments;
+    /// How many segments are known: those of leaves that are in memory or empty.
+    pub(super) fn segments_known(&self) -> u64 {
+        (self.slots.len() - self.leaves_stored) as u64 * self.segments_per_leaf()
     }
 
     /// Loads every leaf, and asserts S1 and S3.
@@ -329,6 +339,12 @@ impl Bitmap {
         Ok(())
     }
 
+    /// A leaf of which the tree knows more than that it is stored.
+    fn known_leaf(&mut self, index: usize) -> Option<&Leaf> {
+        // Never an error: a stored leaf promises nothing but runs, and an empty one needs no disk.
+        self.leaf(index).ok().map(|leaf| &*leaf)
+    }
+
     /// The leaf, loaded if it is not in memory (S4).
     fn leaf(&mut self, index: usize) -> Result<&mut Leaf> {
         let loaded = match &self.slots[index] {
@@ -337,6 +353,7 @@ impl Bitmap {
             Slot::Stored(marks) => Some(self.load(index, marks)?),
         };
         if let Some(leaf) = loaded {
+            self.leaves_stored -= usize::from(matches!(self.slots[index], Slot::Stored(_)));
             self.tree.update(index, leaf.summary());
             self.slots[index] = Slot::Present(Box::new(leaf));
         }
@@ -369,6 +386,16 @@ impl Bitmap {
         Ok(leaf)
     }
 
+    /// The segment's leaf, and its place there.
+    fn place_of(&self, segment: Segment) -> Option<(usize, u32)> {
+        let index = usize::try_from(segment.0 / self.segments_per_leaf()).ok()?;
+        Some((index, (segment.0 % self.segments_per_leaf()) as u32))
+    }
+
+    fn segments_per_leaf(&self) -> u64 {
+        u64::from(LEAF_BLOCKS / self.segment_blocks)
+    }
+
     /// How many blocks of the leaf lie before the end of the file.
     fn capacity(&self, index: usize) -> u32 {
         self.blocks_total.saturating_sub(base_of(index)).min(LEAF_BLOCKS.into()) as u32
@@ -397,9 +424,10 @@ impl Bitmap {
         match &self.slots[index] {
             Slot::Present(leaf) => leaf.summary(),
             // It may hold anything: a search has to look.
-            Slot::Stored(_) => Summary { longest: LEAF_BLOCKS, emptiest: 0, segments_free: 0 },
+            Slot::Stored(_) => Summary { longest: LEAF_BLOCKS, ..Summary::default() },
             Slot::Empty => Summary {
                 longest: capacity,
+                hole_classes: (capacity % self.segment_blocks).checked_ilog2().map_or(0, |class| 1 << class),
                 emptiest: capacity % self.segment_blocks,
                 segments_free: (capacity / self.segment_blocks).into(),
             },

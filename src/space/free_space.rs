@@ -100,23 +100,35 @@ impl<'a> FreeSpace<'a> {
         self.bitmap.segment_usage(segment)
     }
 
+    /// How many segments are known.
+    pub fn segments_known(&self) -> u64 {
+        self.bitmap.segments_known()
+    }
+
     /// How many known segments are wholly free. The file's last segment is never, if the file ends inside it.
     pub fn segments_free(&self) -> u64 {
         self.bitmap.segments_free()
     }
 
     /// The first known segment from `from` on that is wholly free.
-    pub fn next_free_segment(&self, from: Segment) -> Option<Segment> {
+    pub fn next_free_segment(&mut self, from: Segment) -> Option<Segment> {
         self.bitmap.next_free_segment(from)
+    }
+
+    /// Which classes of holes there are in known segments. A hole is a run of free blocks inside one segment that is not
+    /// wholly free; bit `n` is set if some segment's longest hole has at least `2^n` blocks and less than twice that.
+    pub fn hole_classes(&self) -> u32 {
+        self.bitmap.hole_classes()
+    }
+
+    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment whose longest hole is of this
+    /// class.
+    pub fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+        self.bitmap.find_hole(class, minimum, maximum)
     }
 
     /// Up to `count` known segments that are neither full nor wholly free and are `wanted`, the emptiest first.
     pub fn emptiest_segments(&self, count: usize, wanted: impl Fn(&SegmentUsage) -> bool) -> Vec<SegmentUsage> {
         self.bitmap.emptiest_segments(count, wanted)
-    }
-
-    /// Whether the segment is being emptied, so that filling it would be in vain.
-    pub fn is_evacuating(&self, segment: Segment) -> bool {
-        self.bitmap.evacuating().contains(&segment)
     }
 }

@@ -25,6 +25,7 @@
 //! Callers: `store`, which is single-threaded. Nothing here locks; everything is `Send`.
 
 mod bitmap;
+mod bits;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
 mod free_space;
@@ -237,9 +238,21 @@ impl Space {
         Ok(self.bitmap.emptiest_segments(count, |usage| usage.blocks_used > 0 && !strategy.is_filling(usage.segment)))
     }
 
-    /// Names the segments that are being emptied. Strategies that fill segments leave them alone while they have others.
-    pub fn set_evacuating(&mut self, segments: Vec<Segment>) {
-        self.bitmap.set_evacuating(segments);
+    /// Takes every free block of a segment that is to be emptied, so that nothing new comes to lie there, and returns
+    /// them. They are in memory's keeping only: the caller releases them with the blocks that it moves away.
+    ///
+    /// # Errors
+    /// What loading the leaf fails with.
+    pub fn close_segment(&mut self, segment: Segment) -> Result<Vec<Extent>> {
+        let whole = self.bitmap.segment_extent(segment);
+        let mut closed = Vec::new();
+        let mut from = whole.start;
+        while let Some(hole) = self.bitmap.find_run(from..whole.end(), 1, LEAF_BLOCKS)? {
+            self.take(hole)?;
+            from = hole.end();
+            closed.push(hole);
+        }
+        Ok(closed)
     }
 
     /// Loads everything and asserts that all counts and summaries are what the bits say (S1, S3).

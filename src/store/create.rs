@@ -155,6 +155,7 @@ impl Store {
             deferred: Default::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            closed: Vec::new(),
             bodies: Vec::new(),
             synced: Generation(0),
             anchored: Generation(0),

@@ -100,6 +100,8 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
+    /// Free blocks of segments that are being emptied, kept from use until they are empty.
+    closed: Vec<Extent>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
@@ -226,6 +228,16 @@ impl Store {
     /// The newest committed state.
     pub fn state(&self) -> Arc<State> {
         self.published.state()
+    }
+
+    /// The newest generation that is durable, with all before it.
+    pub fn synced(&self) -> Generation {
+        self.synced
+    }
+
+    /// How far the log has grown since the last fold, in percent of the length at which a checkpoint is due.
+    pub fn checkpoint_lag_percent(&self) -> u64 {
+        self.log_blocks.saturating_mul(100) / self.checkpoint_due_blocks().max(1)
     }
 
     /// The incarnation of this open.

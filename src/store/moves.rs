@@ -158,9 +158,19 @@ impl Store {
     pub fn choose_victims(&mut self, cleaner: &mut Cleaner, count: usize) -> Result<()> {
         let victims = self.space.segments_to_empty(count)?;
         let segments: Vec<Segment> = victims.iter().map(|usage| usage.segment).collect();
+        self.open_victims()?;
+        // Nothing new is to come to lie where pages are moved away from.
+        for segment in &segments {
+            let closed = self.space.close_segment(*segment)?;
+            self.closed.extend(closed);
+        }
         *cleaner = Cleaner { victims: segments.iter().map(|segment| segment.0).collect(), class: 0, position: 0 };
-        self.space.set_evacuating(segments);
         Ok(())
+    }
+
+    /// What was closed for moving is free again.
+    fn open_victims(&mut self) -> Result<()> {
+        std::mem::take(&mut self.closed).into_iter().try_for_each(|extent| self.space.release(extent))
     }
 
     /// Moves up to about `blocks` blocks of pages out of the segments chosen.
@@ -199,7 +209,7 @@ impl Store {
         if cleaner.class >= SizeClass::CHUNK.index() {
             report.finished = true;
             *cleaner = Cleaner::default();
-            self.space.set_evacuating(Vec::new());
+            self.open_victims()?;
         }
         Ok(report)
     }

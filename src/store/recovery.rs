@@ -216,6 +216,7 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            closed: Vec::new(),
             bodies: Vec::new(),
             synced: superblock.generation,
             anchored: superblock.generation,

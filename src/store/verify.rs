@@ -174,6 +174,9 @@ impl Verifier<'_> {
             };
             self.claim(entry.extent, what, None);
         }
+        for extent in self.store.closed.clone() {
+            self.claim(extent, "a segment that is being emptied", None);
+        }
         for (extent, _) in self.store.bodies.clone() {
             self.claim(extent, "the body of a record", None);
         }

@@ -8,9 +8,13 @@ use super::model::Model;
 use super::workload::{History, Step};
 use crate::disk::{CrashPoint, Disk, Image, SimulatedDisk, StateDescription, Tear};
 use crate::error::{Error, Result};
-use crate::id::{Generation, SizeClass};
+use crate::format::{SUPERBLOCK_BLOCKS, Superblock, slot_blocks};
+use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Generation};
 use crate::process::NoReaders;
 use crate::store::{FileState, SeededEntropy, Settings, Store, VerifyLevel, file_state};
+
+/// The mark of a recovery that has ended.
+const OPENED: &str = "opened";
 
 /// How many states were tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,11 +25,15 @@ pub struct Tally {
     pub states: u64,
     /// Distinct states recovered from after a second crash, during recovery, adoption or the first steps after.
     pub double: u64,
+    /// States recovered from once more without their newest superblock.
+    pub superblock_lost: u64,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} crash points, {} distinct states, {} after a second crash", self.points, self.states, self.double)
+        let Self { points, states, double, superblock_lost } = self;
+        write!(f, "{points} crash points, {states} distinct states, {double} after a second crash, ")?;
+        write!(f, "{superblock_lost} without the newest superblock")
     }
 }
 
@@ -57,6 +65,8 @@ pub struct Explorer {
     pub second_limit: usize,
     /// Every how many distinct states a second crash is tried.
     pub second_every: u64,
+    /// Every how many distinct states both copies of the newest superblock are lost as well; 0 for never.
+    pub lose_superblock_every: u64,
     /// The seed of all sampling.
     pub seed: u64,
     seen: HashSet<u128>,
@@ -64,6 +74,8 @@ pub struct Explorer {
     tallies: BTreeMap<String, Tally>,
     /// States of second crashes since the last first one.
     last_double: u64,
+    /// States tried without their newest superblock since then.
+    last_lost: u64,
 }
 
 impl Explorer {
@@ -74,11 +86,13 @@ impl Explorer {
             limit,
             second_limit: 0,
             second_every: 1,
+            lose_superblock_every: 0,
             seed,
             seen: HashSet::new(),
             seen_double: HashSet::new(),
             tallies: BTreeMap::new(),
             last_double: 0,
+            last_lost: 0,
         }
     }
 
@@ -93,6 +107,7 @@ impl Explorer {
             points: a.points + b.points,
             states: a.states + b.states,
             double: a.double + b.double,
+            superblock_lost: a.superblock_lost + b.superblock_lost,
         })
     }
 
@@ -119,13 +134,19 @@ impl Explorer {
                 let tally = self.tallies.entry(protocol.to_owned()).or_default();
                 tally.states += 1;
                 let second = self.second_limit > 0 && tally.states % self.second_every == 0;
-                self.recover(&image, acknowledged, model, settings, second).map_err(|message| Failure {
-                    protocol: protocol.to_owned(),
-                    state: description,
-                    message,
-                })?;
-                let double = std::mem::take(&mut self.last_double);
-                self.tallies.entry(protocol.to_owned()).or_default().double += double;
+                let lose = self.lose_superblock_every > 0 && tally.states % self.lose_superblock_every == 0;
+                let failure = |message| Failure { protocol: protocol.to_owned(), state: description, message };
+                let mut result = self.recover(&image, acknowledged, model, settings, second);
+                if let Some(image) = without_newest_superblock(&image).filter(|_| lose && result.is_ok()) {
+                    self.last_lost += 1;
+                    result = self
+                        .recover(&image, acknowledged, model, settings, false)
+                        .map_err(|message| format!("without the newest superblock: {message}"));
+                }
+                result.map_err(failure)?;
+                let tally = self.tallies.entry(protocol.to_owned()).or_default();
+                tally.double += std::mem::take(&mut self.last_double);
+                tally.superblock_lost += std::mem::take(&mut self.last_lost);
             }
         }
         Ok(())
@@ -145,27 +166,47 @@ impl Explorer {
         }
         let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let seed = image.hash() as u64 ^ self.seed;
-        let Some(generation) = recover_and_check(&shared, acknowledged, model, settings, seed)? else {
+        let opened = || disk.mark(OPENED);
+        let Some(after) = recover_and_check(&shared, acknowledged, model, settings, seed, &opened)? else {
             return Ok(());
         };
         if !second {
             return Ok(());
         }
-        // Whatever the second crash leaves must show the same state, or what was committed after the first recovery.
+        // Once the first recovery has shown a state, a second crash must leave it, or what was committed on top. Before,
+        // it may leave any that the first one could have.
         for point in disk.take_crash_points() {
-            for (_, image) in point.states_up_to(self.second_limit, self.tear, self.seed ^ 1) {
+            for (description, image) in point.states_up_to(self.second_limit, self.tear, self.seed ^ 1) {
                 if !self.seen_double.insert(image.hash()) {
                     continue;
                 }
                 self.last_double += 1;
                 let shared: Arc<dyn Disk> = Arc::new(SimulatedDisk::from_image(&image));
                 let seed = image.hash() as u64 ^ self.seed.rotate_left(7);
-                recover_again(&shared, generation, model, settings, seed)
-                    .map_err(|message| format!("after a second crash: {message}"))?;
+                let after = (point.last_mark() == Some(OPENED)).then_some(&after);
+                recover_again(&shared, after, acknowledged, model, settings, seed)
+                    .map_err(|message| format!("after a second crash, which left {description:?}: {message}"))?;
             }
         }
         Ok(())
     }
+}
+
+/// The image with both copies of its newest superblock gone; `None` if the other slot has none.
+fn without_newest_superblock(image: &Image) -> Option<Image> {
+    let mut slots = Vec::new();
+    for block in SUPERBLOCK_BLOCKS {
+        let mut bytes = [0; BLOCK_LENGTH];
+        image.read_at(block * BLOCK_BYTES, &mut bytes).ok()?;
+        slots.extend(Superblock::decode(&bytes).ok().flatten().map(|superblock| superblock.checkpoint));
+    }
+    let newest = slots.iter().max()?;
+    slots.iter().find(|slot| slot.0 % 2 != newest.0 % 2)?;
+    let mut image = image.clone();
+    for block in slot_blocks(*newest) {
+        image = image.with_bytes_at(block * BLOCK_BYTES, &[0xa5; BLOCK_LENGTH]).ok()?;
+    }
+    Some(image)
 }
 
 /// The generation that was acknowledged when the crash came; `None` while the store was being created.
@@ -177,15 +218,16 @@ fn open(disk: &Arc<dyn Disk>, settings: &Settings, seed: u64) -> Result<(Store, 
     Store::open(Arc::clone(disk), Arc::new(NoReaders), settings.clone(), Box::new(SeededEntropy(seed)))
 }
 
-/// Recovers, compares, checks, and works on. Returns the generation of the model that was recovered, or `None` if there
-/// was no store yet.
+/// Recovers, compares, checks, and works on. Returns what was shown then and committed on top, by generation, or `None`
+/// if there was no store yet.
 fn recover_and_check(
     disk: &Arc<dyn Disk>,
     acknowledged: Option<Generation>,
     model: &Model,
     settings: &Settings,
     seed: u64,
-) -> std::result::Result<Option<Generation>, String> {
+    opened: &dyn Fn(),
+) -> std::result::Result<Option<Model>, String> {
     let before_creation = file_state(disk.as_ref()).map_err(|error| error.to_string())?;
     let (store, report) = match open(disk, settings, seed) {
         Ok(opened) => opened,
@@ -198,13 +240,13 @@ fn recover_and_check(
         }
         Err(error) => return Err(format!("the open is refused: {error}")),
     };
-    let generation = Generation(report.opened.0.saturating_sub(1).max(report.folded.0));
+    opened();
+    let generation = recovered_generation(&store, &report);
     if acknowledged.is_some_and(|acknowledged| generation < acknowledged) {
         return Err(format!("{generation} was recovered, {acknowledged:?} was acknowledged"));
     }
     check_recovered(&store, generation, model)?;
-    work_on(disk, store, model, generation, settings, seed)?;
-    Ok(Some(generation))
+    work_on(disk, store, model, generation, settings, seed).map(Some)
 }
 
 fn check_recovered(store: &Store, generation: Generation, model: &Model) -> std::result::Result<(), String> {
@@ -240,7 +282,7 @@ fn work_on(
     generation: Generation,
     settings: &Settings,
     seed: u64,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<Model, String> {
     check_space(&mut store)?;
     let mut after = Model::default();
     let expected = model.states.get(&generation).cloned().unwrap_or_default();
@@ -258,47 +300,52 @@ fn work_on(
         history.step(step).map_err(|error| format!("after recovery, {step:?}: {error}"))?;
     }
     history.check().map_err(|message| format!("after recovery: {message}"))?;
-    let expected = history.model.newest();
+    let after = history.model.clone();
+    let expected = after.newest();
     drop(history);
     let (store, report) = open(disk, settings, seed ^ 2).map_err(|error| format!("the second open: {error}"))?;
     let difference = expected.compare(store.nodes(), &store.state());
     match difference {
-        Ok(None) => Ok(()),
+        Ok(None) => Ok(after),
         Ok(Some(difference)) => Err(format!("the second open ({report:?}): {difference}")),
         Err(error) => Err(format!("the second open: {error}")),
     }
 }
 
-/// After a second crash: the state recovered at first, or one of those committed on top of it.
+/// The generation that was found, before the opening record made one more of the same content.
+fn recovered_generation(store: &Store, report: &crate::store::RecoveryReport) -> Generation {
+    let newest = store.state().generation;
+    // Without an opening record (a planted bug) there is none to take off.
+    Generation(newest.0.saturating_sub(u64::from(report.opened == newest)))
+}
+
+/// After a second crash: a state of `after`, which the first recovery had shown, or which was committed on top of it;
+/// if it had shown none, any that is not older than what was acknowledged.
 fn recover_again(
     disk: &Arc<dyn Disk>,
-    generation: Generation,
+    after: Option<&Model>,
+    acknowledged: Option<Generation>,
     model: &Model,
     settings: &Settings,
     seed: u64,
 ) -> std::result::Result<(), String> {
     let (mut store, report) = open(disk, settings, seed).map_err(|error| format!("the open is refused: {error}"))?;
     check_space(&mut store)?;
-    let recovered = Generation(report.opened.0.saturating_sub(1));
-    if recovered > Generation(generation.0 + 1) {
-        // Commits made after the first recovery: their pages have versions of their own; reading them all is the check.
-        let state = store.state();
-        let reader = crate::store::PageReader::new(store.nodes());
-        for (class, map) in SizeClass::all().zip(state.maps.iter()) {
-            let mut from = 0;
-            while let Some((index, pointer)) = map.next(store.nodes(), from).map_err(|error| error.to_string())? {
-                from = index + 1;
-                let mut bytes = vec![0; class.page_bytes().min(1 << 20) as usize];
-                let page = crate::id::PageId::new(class, index).ok_or("an index is out of range")?;
-                reader.read(page, &pointer, 0, &mut bytes).map_err(|error| error.to_string())?;
-            }
+    let recovered = recovered_generation(&store, &report);
+    if let Some(after) = after {
+        // Working on ended with another open, whose opening record may be there too.
+        let newest = after.states.keys().next_back().copied().unwrap_or_default();
+        return check_recovered(&store, recovered.min(newest), after)
+            .map_err(|message| format!("{message} ({report:?})"));
+    }
+    // The first recovery's opening record may be there already: it has the content of the generation before it.
+    let generations = [Some(recovered), recovered.0.checked_sub(1).map(Generation)];
+    let mut result = Err("nothing was recovered".to_owned());
+    for generation in generations.into_iter().flatten().filter(|generation| Some(*generation) >= acknowledged) {
+        result = check_recovered(&store, generation, model);
+        if result.is_ok() {
+            break;
         }
-        return Ok(());
     }
-    let Some(expected) = model.states.get(&generation) else { return Ok(()) };
-    match expected.compare(store.nodes(), &store.state()) {
-        Ok(None) => Ok(()),
-        Ok(Some(difference)) => Err(format!("{generation}: {difference}")),
-        Err(error) => Err(format!("{generation}: {error}")),
-    }
+    result.map_err(|message| format!("{message} ({report:?})"))
 }

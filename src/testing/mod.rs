@@ -18,4 +18,4 @@ mod workload;
 
 pub use explore::{Explorer, Failure, Tally};
 pub use model::{Model, ModelState, page_bytes};
-pub use workload::{History, Outcome, Step, Views, tiny};
+pub use workload::{History, Outcome, Step, Views, tiny, tiny_and_reusing};

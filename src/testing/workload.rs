@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::EntryKind;
 use crate::id::{Generation, PageId, SizeClass};
 use crate::process::NoReaders;
+use crate::space::FirstFit;
 use crate::store::{
     Changes, CheckpointJob, Committed, Durability, PageChange, Pinned, Progress, SeededEntropy, Settings, Store,
 };
@@ -60,6 +61,12 @@ pub fn tiny() -> Settings {
         cached_nodes: 256,
         ..Settings::default()
     }
+}
+
+/// As [`tiny`], with a strategy that uses again what was freed last and lowest, and next to no cache of nodes: so that
+/// an extent that is free too early is overwritten, and seen to be.
+pub fn tiny_and_reusing() -> Settings {
+    Settings { strategy: || Box::<FirstFit>::default(), cached_nodes: 0, growth_blocks: 4, ..tiny() }
 }
 
 /// A store, its model, and the disk under it.

@@ -29,12 +29,15 @@ impl AllocationStrategy for Segregated {
             return Ok(None);
         }
         loop {
-            if let Some(run) = self.lowest_holding(longest) {
-                return Ok(request.fit(run));
+            let lists = &self.lists.index;
+            // In the first list from here on, every run is long enough; in the one below, some may be.
+            let above = lists.of_size_from(longest.next_power_of_two().ilog2()).next().and_then(|run| request.fit(run));
+            if let Some(extent) = above.or_else(|| lists.of_size_from(longest.ilog2()).find_map(|run| request.fit(run)))
+            {
+                return Ok(Some(extent));
             }
             if !self.lists.learn(free)? {
-                let longest_run = self.lists.index.largest().max_by_key(|run| run.blocks);
-                return Ok(longest_run.and_then(|run| request.fit(run)));
+                return Ok(self.lists.index.largest().find_map(|run| request.fit(run)));
             }
         }
     }
@@ -49,15 +52,5 @@ impl AllocationStrategy for Segregated {
 
     fn cut(&mut self, blocks_total: u64) {
         self.lists.cut(blocks_total);
-    }
-}
-
-impl Segregated {
-    /// The lowest run of the first list in which every run is long enough, else one of the list of the length itself,
-    /// where only some are.
-    fn lowest_holding(&self, length: u32) -> Option<Extent> {
-        let runs = &self.lists.index;
-        let above = runs.of_size_from(length.next_power_of_two().ilog2()).next();
-        above.or_else(|| runs.of_size_from(length.ilog2()).find(|run| run.blocks >= length))
     }
 }

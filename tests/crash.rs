@@ -1,0 +1,10 @@
+//! Power cuts: every state that one could have left, for every short workload, and a choice for long ones.
+//!
+//! `VELLUM_CRASH=long` tries many more (see README); `VELLUM_SEED` replays a sampled one.
+
+#[path = "crash/exhaustive.rs"]
+mod exhaustive;
+#[path = "crash/random.rs"]
+mod random;
+#[path = "crash/sampled.rs"]
+mod sampled;
