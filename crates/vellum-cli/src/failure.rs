@@ -96,7 +96,9 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
 
 fn advice(error: &Error) -> &'static str {
     match error {
-        _ if error.is_corruption() => "run 'vellum check --level full' for all that is wrong, and restore from a backup",
+        _ if error.is_corruption() => {
+            "run 'vellum check --level full' for all that is wrong, and restore from a backup"
+        }
         _ if error.is_no_space() => "free space on the disk, or remove something from the store, and try again",
         Error::Io { source, .. } => io_advice(source.kind()),
         Error::NotAStore { .. } | Error::NotAFile { .. } => {
@@ -107,10 +109,14 @@ fn advice(error: &Error) -> &'static str {
         Error::Locked { .. } | Error::Busy => "wait until the other process is done with it, or stop that one",
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeatures { .. } => "use a newer vellum",
         Error::WrongApplication { .. } => "use the application that made this store",
-        Error::Poisoned { .. } | Error::CommitUnknown { .. } => "see to the disk, then open the store again: it recovers",
+        Error::Poisoned { .. } | Error::CommitUnknown { .. } => {
+            "see to the disk, then open the store again: it recovers"
+        }
         Error::PageNotFound { .. } => "'vellum inspect map' counts the pages that exist",
         Error::SnapshotNotFound { .. } => "check the name",
-        Error::InvalidOption { .. } | Error::HeaderTooLarge { .. } | Error::InvalidName { .. } => "choose another value",
+        Error::InvalidOption { .. } | Error::HeaderTooLarge { .. } | Error::InvalidName { .. } => {
+            "choose another value"
+        }
         _ => "run it again; if this comes back, report it with these three lines",
     }
 }

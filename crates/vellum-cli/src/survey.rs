@@ -97,7 +97,7 @@ impl Survey {
     pub(crate) fn records<E: From<Error>>(
         &self,
         superblock: &Superblock,
-        visit: &mut dyn FnMut(&FoundRecord, &[Entry]) -> Result<(), E>,
+        mut visit: impl FnMut(&FoundRecord, &[Entry]) -> Result<(), E>,
     ) -> Result<(), E> {
         let index = superblock.log_segment as usize;
         let Some(segment) = superblock.segments.get(index).copied() else { return Ok(()) };
@@ -141,9 +141,8 @@ impl Survey {
     /// # Errors
     /// `Io`.
     pub(crate) fn head(&self, superblock: &Superblock) -> vellum::Result<Head> {
-        let maps = SizeClass::all()
-            .map(|class| Tree::from_root(Shape::map(class), superblock.maps[class.index()]))
-            .collect();
+        let maps =
+            SizeClass::all().map(|class| Tree::from_root(Shape::map(class), superblock.maps[class.index()])).collect();
         let mut head = Head {
             generation: superblock.generation,
             synced: superblock.generation,
@@ -152,7 +151,7 @@ impl Survey {
             maps,
             nodes: self.nodes(superblock),
         };
-        self.records(superblock, &mut |record, entries| {
+        self.records(superblock, |record, entries| {
             head.generation = record.header.generation;
             head.synced = head.synced.max(record.header.synced_through);
             head.records += 1;

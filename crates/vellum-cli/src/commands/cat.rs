@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use super::ls;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::open;
 use crate::output::Output;
 use crate::tree::{self, Kind};
-use crate::open;
 
 /// Write a file of an imported tree to standard output
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,9 @@ impl Arguments {
                 let why = format!("it is a symbolic link to {}", String::from_utf8_lossy(target));
                 return Err(Failure::new(Exit::FAILED, what, why, "give the path that the link leads to"));
             }
-            Kind::Folder => return Err(Failure::new(Exit::FAILED, what, "it is a folder", "'vellum ls' lists folders")),
+            Kind::Folder => {
+                return Err(Failure::new(Exit::FAILED, what, "it is a folder", "'vellum ls' lists folders"));
+            }
         }
         Ok(Exit::DONE)
     }

@@ -121,7 +121,9 @@ fn tell(output: &Output, finding: &Finding) -> Result<()> {
     };
     let page = finding.page.map(|page| page.to_string());
     match output.format {
-        Format::Json => output.json("finding", &Found { severity, page, offset: finding.offset, message: &finding.message }),
+        Format::Json => {
+            output.json("finding", &Found { severity, page, offset: finding.offset, message: &finding.message })
+        }
         Format::Text => {
             let page = page.map_or(String::new(), |page| format!(" page {page}:"));
             let offset = finding.offset.map_or(String::new(), |offset| format!(" (byte {offset})"));

@@ -108,9 +108,7 @@ impl Arguments {
                 .map(|class| Class { page_bytes: class.page_bytes(), indices: head.maps[class.index()].length() })
                 .filter(|class| class.indices > 0)
                 .collect(),
-            tree: summary
-                .filter(|_| is_tree)
-                .map(|summary| Files { entries: summary.entries, bytes: summary.bytes }),
+            tree: summary.filter(|_| is_tree).map(|summary| Files { entries: summary.entries, bytes: summary.bytes }),
             open_for_writing: survey.is_locked().ok(),
         }
     }
@@ -142,10 +140,7 @@ fn tell(output: &Output, info: &Info) -> Result<()> {
             info.synced_generation
         ),
     )?;
-    line(
-        "file",
-        format!("{}, {} free at the checkpoint", human_bytes(info.file_bytes), human_bytes(info.free_bytes)),
-    )?;
+    line("file", format!("{}, {} free at the checkpoint", human_bytes(info.file_bytes), human_bytes(info.free_bytes)))?;
     line("superblocks", format!("{} of {} copies valid", info.superblock_copies_valid, info.superblock_copies))?;
     line("log", format!("{}, {}", super::counted(info.log_segments as u64, "segment"), human_bytes(info.log_bytes)))?;
     let catalogue = info.catalogue_entries.map_or("not readable".to_owned(), |count| count.to_string());

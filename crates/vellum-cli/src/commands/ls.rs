@@ -123,7 +123,12 @@ fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
 pub(super) fn not_found(view: &impl Read, path: &[u8], store: &std::path::Path) -> Failure {
     let what = format!("cannot find {} in {}", String::from_utf8_lossy(path), store.display());
     let generation = view.generation();
-    Failure::new(Exit::NOT_A_STORE, what, format_args!("no entry has this path at {generation}"), "'vellum ls' lists them")
+    Failure::new(
+        Exit::NOT_A_STORE,
+        what,
+        format_args!("no entry has this path at {generation}"),
+        "'vellum ls' lists them",
+    )
 }
 
 #[cfg(test)]

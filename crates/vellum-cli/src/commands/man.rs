@@ -25,7 +25,7 @@ impl Arguments {
                     let next = "'vellum --help' lists the commands";
                     Failure::new(Exit::USAGE, "cannot print a manual page", format_args!("no command {name:?}"), next)
                 })?;
-                Man::new(command.name(format!("vellum-{name}")))
+                Man::new(command).title(format!("vellum-{name}"))
             }
         };
         let mut text = Vec::new();

@@ -120,14 +120,9 @@ impl Catalogue {
         })
     }
 
-    /// How many entries there are.
-    pub(crate) fn len(&self) -> u64 {
-        self.entries
-    }
-
-    /// The sum of the files' lengths in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// What a header would say of it.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary { root: self.root, entries: self.entries, bytes: self.bytes }
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -269,11 +264,6 @@ impl Catalogue {
         self.root = Some(put_page(transaction, self.root, &writer.0)?);
         Ok(())
     }
-
-    /// What the header will say.
-    pub(crate) fn summary(&self) -> Summary {
-        Summary { root: self.root, entries: self.entries, bytes: self.bytes }
-    }
 }
 
 /// The class of a page of the catalogue. Beyond 2 GiB there is none; a catalogue of as many entries does not fit in
@@ -345,7 +335,7 @@ mod tests {
         for round in 0..40 {
             for _ in 0..100 {
                 random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let path = format!("folder {:03}/{}", random >> 33 & 0xff, "x".repeat((random >> 50) as usize & 0xff));
+                let path = format!("folder {:03}/z{}", random >> 33 & 7, "x".repeat((random >> 50) as usize & 0xff));
                 // Grows in the first half of the rounds, shrinks in the second.
                 if (random >> 20) % 40 >= round {
                     let entry = folder(path.clone(), round as u32);
@@ -359,7 +349,7 @@ mod tests {
             let view = pager.view();
             let read: Vec<Entry> = Entries::of(&view).unwrap().map(Result::unwrap).collect();
             assert!(read.iter().eq(model.values()));
-            assert_eq!(read.len() as u64, catalogue.len());
+            assert_eq!(read.len() as u64, catalogue.summary().entries);
             let again = Catalogue::load(&view).unwrap();
             assert_eq!(again.summary(), catalogue.summary());
             assert_eq!(live_pages(&pager), catalogue.leaves.len() + 1);
@@ -425,7 +415,9 @@ mod tests {
         writer.page(Some(page));
         writer.u64(1);
         writer.u64(0);
-        for bytes in [&b""[..], b"VLro", b"VLro\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\x1f", b"VLro\0\0\0\0\x01\0\0\0\0\0\0\0"] {
+        for bytes in
+            [&b""[..], b"VLro", b"VLro\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\x1f", b"VLro\0\0\0\0\x01\0\0\0\0\0\0\0"]
+        {
             let transaction = pager.begin().unwrap();
             transaction.overwrite(page).unwrap()[..bytes.len()].copy_from_slice(bytes);
             transaction.set_header(&writer.0).unwrap();

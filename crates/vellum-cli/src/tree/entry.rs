@@ -6,7 +6,7 @@ use super::classes_of;
 use super::codec::{Fault, Reader, Writer};
 
 /// Bytes in a path, and in the target of a link. Linux takes no more in a call.
-pub(crate) const PATH_LIMIT: usize = 4096;
+pub(super) const PATH_LIMIT: usize = 4096;
 
 /// Bytes of an entry before its path.
 const FIXED_BYTES: usize = 56;
@@ -175,15 +175,15 @@ mod tests {
         let mut writer = Writer::default();
         samples()[0].encode(&mut writer);
         for (offset, bytes) in [
-            (0, vec![9]),             // kind
-            (0, vec![2]),             // a folder with pages
-            (1, vec![1]),             // reserved
-            (16, vec![0xff; 4]),      // nanoseconds
-            (28, vec![0xff; 4]),      // pages
-            (32, vec![0xff; 8]),      // length
-            (20, vec![0xff; 4]),      // path length
-            (56, b"../b".to_vec()),   // path
-            (56 + 4, vec![0xff; 8]),  // page id
+            (0, vec![9]),            // kind
+            (0, vec![2]),            // a folder with pages
+            (1, vec![1]),            // reserved
+            (16, vec![0xff; 4]),     // nanoseconds
+            (28, vec![0xff; 4]),     // pages
+            (32, vec![0xff; 8]),     // length
+            (20, vec![0xff; 4]),     // path length
+            (56, b"../b".to_vec()),  // path
+            (56 + 4, vec![0xff; 8]), // page id
         ] {
             let mut bad = writer.0.clone();
             bad[offset..offset + bytes.len()].copy_from_slice(&bytes);

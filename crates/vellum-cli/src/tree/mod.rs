@@ -51,8 +51,8 @@ mod entry;
 mod reading;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use entry::{Entry, Kind, PATH_LIMIT, check_path};
-pub(crate) use reading::{Entries, Summary, content, find, summary_of};
+pub(crate) use entry::{Entry, Kind, check_path};
+pub(crate) use reading::{Entries, content, find, summary_of};
 
 use vellum::{PageId, SizeClass};
 
@@ -117,7 +117,7 @@ impl TreeError {
 /// The classes of the pages that hold a file of `length` bytes, in order (K3).
 pub(crate) fn classes_of(length: u64) -> impl Iterator<Item = SizeClass> {
     let largest = SizeClass::MAX.page_bytes();
-    let rest = (length % largest != 0).then(|| SizeClass::of(length % largest)).flatten();
+    let rest = Some(length % largest).filter(|rest| *rest != 0).and_then(SizeClass::of);
     (0..length / largest).map(|_| SizeClass::MAX).chain(rest)
 }
 
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_file_takes_the_smallest_page_that_holds_it_and_several_beyond_two_gib() {
         let logs = |length| classes_of(length).map(SizeClass::log2).collect::<Vec<_>>();
-        assert_eq!(logs(0), []);
+        assert_eq!(logs(0), [0u8; 0]);
         assert_eq!(logs(1), [12]);
         assert_eq!(logs(4097), [13]);
         assert_eq!(logs(1 << 31), [31]);

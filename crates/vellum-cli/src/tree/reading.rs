@@ -176,4 +176,3 @@ pub(crate) fn content<E>(
         found => Err(TreeError::Content { expected: format!("{hash:032x}"), found: format!("{found:032x}") }),
     }
 }
-

@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
 
     /// How many entries the catalogue has, and the sum of their lengths in bytes.
     pub(super) fn holds(&self) -> (u64, u64) {
-        (self.catalogue.len(), self.catalogue.bytes())
+        (self.catalogue.summary().entries, self.catalogue.summary().bytes)
     }
 
     /// Makes room for `page_bytes` more bytes of pages and an entry, by a commit if need be.

@@ -67,12 +67,7 @@ pub(super) fn store(batch: &mut Batch<'_>, found: &Found) -> Result<Entry, Troub
     }
 }
 
-fn store_pages(
-    batch: &mut Batch<'_>,
-    file: &mut File,
-    length: u64,
-    pages: &mut Vec<PageId>,
-) -> Result<u128, Trouble> {
+fn store_pages(batch: &mut Batch<'_>, file: &mut File, length: u64, pages: &mut Vec<PageId>) -> Result<u128, Trouble> {
     let mut hasher = XxHash3_128::new();
     let mut left = length;
     let mut buffer = Vec::new();

@@ -175,7 +175,8 @@ impl Import<'_> {
                 }
             }
             let totals = &self.totals;
-            self.progress.tell(totals.stored_bytes, || format!("{} stored, {} unchanged", totals.stored, totals.unchanged));
+            self.progress
+                .tell(totals.stored_bytes, || format!("{} stored, {} unchanged", totals.stored, totals.unchanged));
         }
         for path in std::mem::take(&mut self.left) {
             self.batch.ensure_room(0)?;

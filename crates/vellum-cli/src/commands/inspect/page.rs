@@ -65,7 +65,8 @@ pub(super) fn show(output: &Output, store: &Path, id: &str, raw: bool) -> Result
             Format::Json => {
                 let pointer = (&pointer).into();
                 let first = hex(&first);
-                output.json("page", &JsonPage { page, page_bytes, generation, pointer, fault: fault.clone(), first })?;
+                output
+                    .json("page", &JsonPage { page, page_bytes, generation, pointer, fault: fault.clone(), first })?;
             }
             Format::Text => {
                 output.line(format_args!("page {page} of {page_bytes} bytes at generation {generation}"))?;
@@ -83,7 +84,9 @@ pub(super) fn show(output: &Output, store: &Path, id: &str, raw: bool) -> Result
 /// A row of a dump: offset, digits, and what of it is text.
 fn row_of(offset: usize, bytes: &[u8]) -> String {
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x} ")).collect();
-    let text: String =
-        bytes.iter().map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }).collect();
+    let text: String = bytes
+        .iter()
+        .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' })
+        .collect();
     format!("  {offset:04x}  {digits} {text}")
 }

@@ -50,7 +50,7 @@ pub(super) fn show(output: &Output, store: &Path, wanted: Option<u64>, with_entr
     let mut shown = 0u64;
     subject
         .survey
-        .records(superblock, &mut |record, entries| {
+        .records(superblock, |record, entries| {
             if wanted.is_some_and(|wanted| wanted != record.header.generation.0) {
                 return Ok(());
             }
@@ -63,7 +63,12 @@ pub(super) fn show(output: &Output, store: &Path, wanted: Option<u64>, with_entr
         })?;
     if let (Some(wanted), 0) = (wanted, shown) {
         let why = format!("no record after {} that links to it makes generation {wanted}", superblock.generation);
-        return Err(Failure::new(Exit::NOT_A_STORE, &subject.what, why, "'vellum inspect record' shows those there are"));
+        return Err(Failure::new(
+            Exit::NOT_A_STORE,
+            &subject.what,
+            why,
+            "'vellum inspect record' shows those there are",
+        ));
     }
     if output.format == Format::Text && wanted.is_none() {
         output.line(format_args!("{} after {}", counted(shown, "record"), superblock.generation))?;
