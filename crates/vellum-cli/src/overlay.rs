@@ -58,6 +58,9 @@ impl Overlay {
 
 impl Changes {
     fn read(&self, file: &FileDisk, offset: u64, target: &mut [u8]) -> io::Result<()> {
+        if target.is_empty() {
+            return Ok(());
+        }
         let end = offset.checked_add(target.len() as u64).filter(|end| *end <= self.length);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
         let from_file = self.of_file.clamp(offset, end) - offset;
@@ -195,6 +198,7 @@ mod tests {
         expected.resize(11_000, 0);
         assert_eq!(read(&disk), expected);
         assert!(disk.read_at(10_999, &mut [0; 2]).is_err());
+        assert!(disk.read_at(20_000, &mut []).is_ok());
         assert_eq!(std::fs::read(&path).unwrap(), original);
     }
 }

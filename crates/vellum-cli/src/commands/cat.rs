@@ -22,12 +22,13 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
-        let view = open::read_only(&self.store)?.view();
+        let pager = open::read_only(&self.store)?;
+        let view = pager.view();
         let (path, store) = (self.path.as_bytes(), self.store.display());
         let what = format!("cannot read {} in {store}", self.path.display());
         let failed = |error: tree::TreeError| error.failure(&what);
         let path = ls::trimmed(path);
-        let entry = tree::find(&view, path).map_err(failed)?.ok_or_else(|| ls::not_found(&view, path, &self.store))?;
+        let entry = tree::find(&view, path).map_err(failed)?.ok_or_else(|| ls::not_found(&pager, path, &self.store))?;
         match &entry.kind {
             Kind::File { .. } => tree::content(&view, &entry, &mut |bytes| output.bytes(bytes)).map_err(failed)??,
             Kind::Link { target } => {

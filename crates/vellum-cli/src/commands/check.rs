@@ -74,7 +74,7 @@ impl Arguments {
         let recovery = pager.recovery();
         let summary = Summary {
             level: if self.level == Level::Full { "full" } else { "quick" },
-            generation: pager.stats().status.generation.0,
+            generation: open::generation_of(&pager).0,
             pages: report.pages,
             page_bytes: report.page_bytes,
             nodes: report.nodes,

@@ -68,11 +68,11 @@ impl From<io::Error> for Trouble {
 
 impl Arguments {
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
-        let view = open::read_only(&self.store)?.view();
+        let pager = open::read_only(&self.store)?;
+        let view = pager.view();
         let interrupt = Interrupt::watch()?;
         fs::create_dir_all(&self.folder).map_err(|error| Failure::file("create", &self.folder, &error))?;
-        let generation = vellum::Read::generation(&view).0;
-        let mut totals = Totals { generation, ..Totals::default() };
+        let mut totals = Totals { generation: open::generation_of(&pager).0, ..Totals::default() };
         let mut progress = Progress::new("export", output);
         let mut folders: Vec<Entry> = Vec::new();
         let mut exit = Exit::DONE;

@@ -146,7 +146,7 @@ fn tell(output: &Output, info: &Info) -> Result<()> {
     let catalogue = info.catalogue_entries.map_or("not readable".to_owned(), |count| count.to_string());
     line("snapshots", format!("{catalogue} (bookmarks included)"))?;
     for class in &info.classes {
-        line("pages", format!("{} of {}, at most", class.indices, human_bytes(class.page_bytes)))?;
+        line("pages", format!("up to {} of {}", class.indices, human_bytes(class.page_bytes)))?;
     }
     if let Some(files) = &info.tree {
         line("tree", format!("{}, {}", super::counted(files.entries, "entry"), human_bytes(files.bytes)))?;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vellum::Read;
+use vellum::Pager;
 
 use super::JsonPath;
 use crate::exit::Exit;
@@ -45,7 +45,8 @@ struct Listed<'a> {
 
 impl Arguments {
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
-        let view = open::read_only(&self.store)?.view();
+        let pager = open::read_only(&self.store)?;
+        let view = pager.view();
         let failed = |error: tree::TreeError| error.failure(format_args!("cannot list {}", self.store.display()));
         let wanted = self.path.as_ref().map(|path| trimmed(path.as_bytes()));
         let mut found = wanted.is_none();
@@ -58,7 +59,7 @@ impl Arguments {
         }
         match found {
             true => Ok(Exit::DONE),
-            false => Err(not_found(&view, wanted.unwrap_or_default(), &self.store)),
+            false => Err(not_found(&pager, wanted.unwrap_or_default(), &self.store)),
         }
     }
 
@@ -120,9 +121,9 @@ fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
 }
 
 /// The failure of a look for a path that the store does not have.
-pub(super) fn not_found(view: &impl Read, path: &[u8], store: &std::path::Path) -> Failure {
+pub(super) fn not_found(pager: &Pager, path: &[u8], store: &std::path::Path) -> Failure {
     let what = format!("cannot find {} in {}", String::from_utf8_lossy(path), store.display());
-    let generation = view.generation();
+    let generation = open::generation_of(pager);
     Failure::new(
         Exit::NOT_A_STORE,
         what,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use vellum::{PageId, SizeClass};
 
-use super::{JsonPointer, Subject, said};
+use super::{Detail, JsonPointer, Subject, said};
 use crate::commands::counted;
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -30,13 +30,13 @@ struct JsonMap {
     fault: Option<String>,
 }
 
-pub(super) fn show(output: &Output, store: &Path, with_pages: bool) -> Result<Exit> {
+pub(super) fn show(output: &Output, store: &Path, detail: Detail) -> Result<Exit> {
     let subject = Subject::of(store)?;
     let superblock = subject.newest()?;
     let head = subject.survey.head(superblock).map_err(|error| subject.failed(&error))?;
     let mut exit = Exit::DONE;
     for class in SizeClass::all().filter(|class| head.maps[class.index()].length() > 0) {
-        let map = walk(output, &head, class, with_pages)?;
+        let map = walk(output, &head, class, detail)?;
         if map.fault.is_some() {
             exit = Exit::CORRUPT;
         }
@@ -45,14 +45,14 @@ pub(super) fn show(output: &Output, store: &Path, with_pages: bool) -> Result<Ex
             Format::Text => {
                 let fault = map.fault.map_or(String::new(), |fault| format!("; the rest cannot be read: {fault}"));
                 let (pages, levels) = (counted(map.pages, "page"), counted(map.levels.into(), "level"));
-                output.line(format_args!("map of {class}: {pages} of {} indices, {levels}{fault}", map.indices))?;
+                output.line(format_args!("map of {class}: {pages}, indices below {}, {levels}{fault}", map.indices))?;
             }
         }
     }
     Ok(exit)
 }
 
-fn walk(output: &Output, head: &Head, class: SizeClass, with_pages: bool) -> Result<JsonMap> {
+fn walk(output: &Output, head: &Head, class: SizeClass, detail: Detail) -> Result<JsonMap> {
     let tree = &head.maps[class.index()];
     let mut map = JsonMap {
         class: class.log2(),
@@ -69,7 +69,7 @@ fn walk(output: &Output, head: &Head, class: SizeClass, with_pages: bool) -> Res
             Ok(Some((index, pointer))) => {
                 map.pages += 1;
                 from = index + 1;
-                if let (true, Some(page)) = (with_pages, PageId::new(class, index)) {
+                if let (Detail::Parts, Some(page)) = (detail, PageId::new(class, index)) {
                     let page = page.to_string();
                     match output.format {
                         Format::Json => output.json("page", &JsonPage { page, pointer: (&pointer).into() })?,

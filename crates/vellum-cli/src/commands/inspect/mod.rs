@@ -95,9 +95,12 @@ impl Arguments {
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
         match &self.noun {
             Noun::Superblock { store } => superblock::show(output, store),
-            Noun::Record { store, generation, entries } => record::show(output, store, *generation, *entries),
-            Noun::Page { store, id, raw } => page::show(output, store, id, *raw),
-            Noun::Map { store, pages } => map::show(output, store, *pages),
+            Noun::Record { store, generation, entries } => {
+                record::show(output, store, *generation, Detail::where_wanted(*entries))
+            }
+            Noun::Page { store, id, raw: true } => page::write(output, store, id),
+            Noun::Page { store, id, raw: false } => page::show(output, store, id),
+            Noun::Map { store, pages } => map::show(output, store, Detail::where_wanted(*pages)),
             Noun::Format => format(output),
         }
     }
@@ -111,6 +114,19 @@ fn format(output: &Output) -> Result<Exit> {
         }
     }
     Ok(Exit::DONE)
+}
+
+/// How much is shown of something that has many parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    Summary,
+    Parts,
+}
+
+impl Detail {
+    fn where_wanted(wanted: bool) -> Self {
+        if wanted { Self::Parts } else { Self::Summary }
+    }
 }
 
 /// A store under inspection.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vellum::format::{BlockPointer, Entry, RecordFlags, RecordHeader};
 use vellum::log::FoundRecord;
 
-use super::{JsonPointer, Subject, said};
+use super::{Detail, JsonPointer, Subject, said};
 use crate::commands::{counted, hex};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -44,7 +44,7 @@ struct JsonEntry {
     id: Option<u64>,
 }
 
-pub(super) fn show(output: &Output, store: &Path, wanted: Option<u64>, with_entries: bool) -> Result<Exit> {
+pub(super) fn show(output: &Output, store: &Path, wanted: Option<u64>, detail: Detail) -> Result<Exit> {
     let subject = Subject::of(store)?;
     let superblock = subject.newest()?;
     let mut shown = 0u64;
@@ -55,7 +55,7 @@ pub(super) fn show(output: &Output, store: &Path, wanted: Option<u64>, with_entr
                 return Ok(());
             }
             shown += 1;
-            tell(output, record, entries, with_entries).map_err(Stop::Told)
+            tell(output, record, entries, detail).map_err(Stop::Told)
         })
         .map_err(|stop| match stop {
             Stop::Store(error) => subject.failed(&error),
@@ -97,11 +97,11 @@ fn flags(header: &RecordHeader) -> Vec<&'static str> {
     named.into_iter().filter(|(flag, _)| header.flags.contains(*flag)).map(|(_, name)| name).collect()
 }
 
-fn tell(output: &Output, record: &FoundRecord, entries: &[Entry], with_entries: bool) -> Result<()> {
+fn tell(output: &Output, record: &FoundRecord, entries: &[Entry], detail: Detail) -> Result<()> {
     let header = &record.header;
     if output.format == Format::Json {
         let entry_count = entries.len();
-        let entries = with_entries.then(|| entries.iter().map(json_entry).collect());
+        let entries = (detail == Detail::Parts).then(|| entries.iter().map(json_entry).collect());
         return output.json(
             "record",
             &JsonRecord {
@@ -131,7 +131,7 @@ fn tell(output: &Output, record: &FoundRecord, entries: &[Entry], with_entries: 
     );
     flags(header).into_iter().for_each(|flag| line.extend([", ", flag]));
     output.line(line)?;
-    let shown = if with_entries { entries } else { &[] };
+    let shown = if detail == Detail::Parts { entries } else { &[] };
     shown.iter().try_for_each(|entry| output.line(format_args!("  {}", said_entry(&json_entry(entry), entry))))
 }
 
