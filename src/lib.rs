@@ -47,6 +47,7 @@ pub mod space;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod memory;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{

@@ -1,4 +1,5 @@
 //! The crash tests can fail: each rule of the store, broken on purpose, is caught by one of them.
+#![allow(clippy::unwrap_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -212,6 +212,7 @@ impl Options {
         if let Some(bytes) = self.file_limit_bytes {
             settings.blocks_limit = (bytes / BLOCK_BYTES).min(settings.blocks_limit);
         }
+        settings.check()?;
         Ok(settings)
     }
 }

@@ -85,6 +85,9 @@ pub struct CheckpointReport {
     pub blocks: u64,
 }
 
+/// The fold's maps and the catalogue as they lie on disk, and the nodes replaced.
+type WrittenMaps = (Box<Maps>, Vec<Arc<Listed>>, Vec<DeferredEntry>);
+
 /// Blocks taken for a checkpoint, and what goes into them, in order.
 #[derive(Debug)]
 struct Homes {
@@ -321,12 +324,7 @@ impl Store {
 
     /// Writes the maps of the fold, and those of every snapshot that is not on disk yet, oldest first: nodes that they
     /// share are written once. Returns what the fold no longer reaches and no snapshot owns (R3).
-    fn write_maps(
-        &self,
-        state: &State,
-        number: CheckpointNumber,
-        homes: &mut Homes,
-    ) -> Result<(Box<Maps>, Vec<Arc<Listed>>, Vec<DeferredEntry>)> {
+    fn write_maps(&self, state: &State, number: CheckpointNumber, homes: &mut Homes) -> Result<WrittenMaps> {
         let mut writer = TreeWriter::new(&self.nodes, number, homes);
         let mut listed = Vec::new();
         for old in state.catalogue.iter() {

@@ -300,7 +300,7 @@ impl Store {
         let mut scanner = Scanner::new(Arc::clone(self.medium.disk()), self.id, start)?;
         let mut records: Vec<FoundRecord> = Vec::new();
         loop {
-            match scanner.next() {
+            match scanner.next_record() {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => break,
                 Err(_) if self.sabotaged_read_error_is_tear() => break,

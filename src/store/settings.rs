@@ -58,8 +58,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Fails if the settings cannot work.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Fails if the settings cannot work: asked by the pager before it makes a file.
+    pub(crate) fn check(&self) -> Result<()> {
         let invalid = |option, reason| Err(Error::InvalidOption { option, reason });
         if self.log_segment_blocks < 4 {
             return invalid("log_segment_blocks", "a log segment has at least 4 blocks");
