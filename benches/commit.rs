@@ -6,13 +6,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vellum::disk::{AlignedBuffer, Caching, Disk, FileDisk};
-use vellum::process::NoReaders;
-use vellum::store::{Changes, Cleaner, Durability, PageChange, Settings, Store, SystemEntropy};
-use vellum::{PageId, SizeClass};
+use vellum::{Background, Options, PageId, Pager, SizeClass};
 
 const PAGE: usize = 4096;
 
@@ -22,6 +19,10 @@ impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
+    }
+
+    fn fill(&mut self, page: &mut [u8]) {
+        page.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&(self.below(u64::MAX) | 1).to_le_bytes()));
     }
 }
 
@@ -58,64 +59,55 @@ impl Floor {
 }
 
 struct Bench {
-    store: Store,
-    pages: u64,
+    pager: Pager,
+    ids: Vec<PageId>,
     random: Random,
-    cleaner: Cleaner,
-    low: u64,
-}
-
-fn page_of(random: &mut Random) -> Arc<[u8]> {
-    let mut page = vec![0u8; PAGE];
-    page.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&(random.below(u64::MAX) | 1).to_le_bytes()));
-    page.into()
+    page: Vec<u8>,
 }
 
 impl Bench {
-    fn new(path: &Path, pages: u64, limit_blocks: u64, in_log_blocks: u32) -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::create_new(path, Caching::Direct).unwrap());
-        let settings = Settings { in_log_blocks, blocks_limit: limit_blocks, ..Settings::default() };
-        let mut store = Store::create(disk, Arc::new(NoReaders), settings, Box::new(SystemEntropy)).unwrap();
-        let mut random = Random(1);
-        let mut index = 0;
-        while index < pages {
-            let mut changes = Changes::default();
-            for _ in 0..1024.min(pages - index) {
-                let id = PageId::new(SizeClass::MIN, index).unwrap();
-                changes.pages.insert(id, PageChange::Whole(page_of(&mut random)));
-                index += 1;
-            }
-            store.commit(&changes, Durability::Durable).unwrap();
+    fn new(path: &Path, pages: u64, limit_blocks: Option<u64>, in_log_blocks: u32) -> Self {
+        let blocks = limit_blocks.unwrap_or(pages * 2);
+        let mut options = Options::new()
+            .memory(2 << 30)
+            .caching(Caching::Direct)
+            .background(Background::Inline)
+            .in_log_pages_bytes(in_log_blocks * PAGE as u32)
+            .growth_bytes((blocks - 600) * PAGE as u64);
+        if limit_blocks.is_some() {
+            options = options.file_limit_bytes(blocks * PAGE as u64);
         }
-        store.checkpoint().unwrap();
-        Self { store, pages, random, cleaner: Cleaner::default(), low: 0 }
+        let pager = Pager::create(path, &options).unwrap();
+        let mut bench = Self { pager, ids: Vec::new(), random: Random(1), page: vec![0; PAGE] };
+        while (bench.ids.len() as u64) < pages {
+            let transaction = bench.pager.begin().unwrap();
+            for id in transaction.allocate_many(SizeClass::MIN, 1024).unwrap() {
+                bench.random.fill(&mut bench.page);
+                transaction.overwrite(id).unwrap().copy_from_slice(&bench.page);
+                bench.ids.push(id);
+            }
+            transaction.commit().unwrap();
+        }
+        bench.pager.checkpoint().unwrap();
+        bench
     }
 
+    /// From the beginning of the transaction until the commit is durable.
     fn commit(&mut self, count: usize) -> Duration {
-        let mut changes = Changes::default();
-        while changes.pages.len() < count {
-            let id = PageId::new(SizeClass::MIN, self.random.below(self.pages)).unwrap();
-            let page = page_of(&mut self.random);
-            changes.pages.insert(id, PageChange::Whole(page));
+        let mut chosen = std::collections::BTreeSet::new();
+        while chosen.len() < count {
+            chosen.insert(self.ids[self.random.below(self.ids.len() as u64) as usize]);
         }
+        self.random.fill(&mut self.page);
         let start = Instant::now();
-        self.store.commit(&changes, Durability::Durable).unwrap();
-        self.maintain();
+        let transaction = self.pager.begin().unwrap();
+        for id in &chosen {
+            let mut page = transaction.overwrite(*id).unwrap();
+            page.copy_from_slice(&self.page);
+            page[..8].copy_from_slice(&id.to_bytes());
+        }
+        transaction.commit().unwrap();
         start.elapsed()
-    }
-
-    /// What a pager without a thread of its own does after a commit.
-    fn maintain(&mut self) {
-        if self.store.checkpoint_due() {
-            self.store.checkpoint().unwrap();
-        }
-        if self.low > 0 && self.store.segments_free() < self.low {
-            if self.cleaner.is_idle() {
-                let count = (self.low as usize).max(8);
-                self.store.choose_victims(&mut self.cleaner, count).unwrap();
-            }
-            self.store.clean(&mut self.cleaner, 256, Durability::Deferred).unwrap();
-        }
     }
 }
 
@@ -149,7 +141,7 @@ fn folder() -> PathBuf {
 /// Fresh segments: the file is twice as large as its data.
 fn burst(folder: &Path, pages: u64, in_log_blocks: u32, floor: &mut Floor) {
     let path = folder.join(format!("burst-{in_log_blocks}"));
-    let mut bench = Bench::new(&path, pages, u64::MAX >> 20, in_log_blocks);
+    let mut bench = Bench::new(&path, pages, None, in_log_blocks);
     println!("\nburst, commits of up to {in_log_blocks} pages in the log");
     println!("| pages | floor us | vellum us | of floor | p99 us | bytes per byte |");
     println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
@@ -189,8 +181,7 @@ fn burst(folder: &Path, pages: u64, in_log_blocks: u32, floor: &mut Floor) {
 fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     let path = folder.join(format!("steady-{percent}"));
     let limit = pages * 100 / percent;
-    let mut bench = Bench::new(&path, pages, limit, 32);
-    bench.low = (limit / 256 / 50).max(4);
+    let mut bench = Bench::new(&path, pages, Some(limit), 32);
     let count = 64;
     // Age it: everything is overwritten three times.
     for _ in 0..3 * pages / count as u64 {
@@ -198,7 +189,7 @@ fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     }
     let (mut floors, mut ours) = (Vec::new(), Vec::new());
     let before = written_bytes();
-    let counters = bench.store.counters();
+    let counters = bench.pager.stats().counters;
     let mut floor_bytes = 0;
     let mut changed = 0;
     let mut total = Duration::ZERO;
@@ -213,8 +204,8 @@ fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     let bytes = written_bytes() - before - floor_bytes;
     let amplification = bytes as f64 / changed as f64;
     let floor_total: Duration = floors.iter().sum();
-    let now = bench.store.counters();
-    let status = bench.store.status();
+    let stats = bench.pager.stats();
+    let (now, status) = (stats.counters, stats.status);
     println!(
         "\nsteady state at {percent} % full, {count} pages a commit: mean {:.0} us (floor {:.0}), median {:.0}, p99 {:.0}; bytes per byte {amplification:.2} (pages {:.2}, moved {:.2}, checkpoints {:.2}, records {:.2}); {:.1} writes a commit; {status:?}",
         total.as_secs_f64() * 1e6 / ours.len() as f64,

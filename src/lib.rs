@@ -41,13 +41,13 @@ pub mod disk;
 pub mod format;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod pager;
 pub mod process;
 pub mod space;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod memory;
 
 pub use error::{Corruption, Error, Fault, Result, Structure};
 pub use id::{

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::format::BlockPointer;
+use crate::format::{BlockPointer, Codec};
 use crate::map::PointerHasher;
+use crate::store::StoredPages;
 
 /// A shard is not made smaller than this, so that several chunks of 1 MiB find room in it.
 const SHARD_BYTES: usize = 8 << 20;
@@ -99,6 +100,23 @@ impl Cache {
     }
 }
 
+impl StoredPages for Cache {
+    fn stored(&self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
+        // What is cached are the bytes of the page; only a raw page is stored as them.
+        (pointer.codec == Codec::Raw).then(|| self.find(pointer)).flatten()
+    }
+
+    fn moved(&self, pointer: &BlockPointer, stored: &Arc<[u8]>) {
+        if pointer.codec == Codec::Raw {
+            self.keep(pointer, stored);
+        }
+    }
+
+    fn superseded(&self, pointer: &BlockPointer) {
+        self.shard(pointer).forget(pointer);
+    }
+}
+
 impl Shard {
     fn find(&mut self, pointer: &BlockPointer, half_bytes: usize) -> Option<Arc<[u8]>> {
         if let Some(bytes) = self.young.get(pointer) {
@@ -108,6 +126,14 @@ impl Shard {
         self.old_bytes -= bytes.len();
         self.keep(*pointer, Arc::clone(&bytes), half_bytes);
         Some(bytes)
+    }
+
+    fn forget(&mut self, pointer: &BlockPointer) {
+        if let Some(bytes) = self.young.remove(pointer) {
+            self.young_bytes -= bytes.len();
+        } else if let Some(bytes) = self.old.remove(pointer) {
+            self.old_bytes -= bytes.len();
+        }
     }
 
     fn keep(&mut self, pointer: BlockPointer, bytes: Arc<[u8]>, half_bytes: usize) {
@@ -134,7 +160,6 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Codec;
     use crate::id::{Block, Generation};
 
     fn pointer(address: u64, birth: u64) -> BlockPointer {

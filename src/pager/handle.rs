@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) published: Arc<Published>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) medium: Arc<Medium>,
-    pub(super) cache: Cache,
+    pub(super) cache: Arc<Cache>,
     pub(super) options: Options,
     pub(super) recovery: RecoveryReport,
     closed: AtomicBool,
@@ -68,10 +68,17 @@ pub(super) struct Handle {
 }
 
 impl Shared {
-    pub(super) fn new(store: Store, recovery: RecoveryReport, options: &Options, file_lock: Option<FileLock>) -> Self {
+    pub(super) fn new(
+        mut store: Store,
+        recovery: RecoveryReport,
+        options: &Options,
+        file_lock: Option<FileLock>,
+    ) -> Self {
         let (published, nodes, medium) =
             (Arc::clone(store.published()), Arc::clone(store.nodes()), Arc::clone(store.medium()));
         let events = Vec::new();
+        let cache = Arc::new(Cache::new(options.memory_bytes));
+        store.set_stored_pages(Arc::clone(&cache) as _);
         let maintenance = Maintenance::default();
         let core = Core {
             store,
@@ -93,7 +100,7 @@ impl Shared {
             published,
             nodes,
             medium,
-            cache: Cache::new(options.memory_bytes),
+            cache,
             options: options.clone(),
             recovery,
             closed: AtomicBool::new(false),

@@ -28,7 +28,7 @@ const MOVED_PER_COMMITTED: u64 = 2;
 const CREDIT_LIMIT_BLOCKS: u64 = 4096;
 
 /// Blocks moved in one go, with the core's lock held.
-const STEP_BLOCKS: u64 = 32;
+const STEP_BLOCKS: u64 = 256;
 
 /// In percent of the log's length at which a checkpoint is due: from here on it is written without pauses …
 const HURRY_LAG_PERCENT: u64 = 200;
@@ -301,8 +301,12 @@ impl Shared {
         if lag >= HURRY_LAG_PERCENT {
             self.hurry.store(true, Ordering::Relaxed);
         }
-        if core.maintenance.checkpoint_running && lag >= BACKPRESSURE_LAG_PERCENT {
-            core = self.without_checkpoint(core);
+        if lag >= BACKPRESSURE_LAG_PERCENT {
+            core = match core.work(self) {
+                // The thread does not get the core: commits are too quick for it.
+                Work::Checkpoint => self.checkpoint_unasked(core, Pace::Full),
+                _ => self.without_checkpoint(core),
+            };
         }
         if !matches!(core.work(self), Work::Nothing) {
             self.work.notify_one();

@@ -163,7 +163,8 @@ impl Pager {
     /// **Durability**: what was moved is as durable as it was.
     ///
     /// # Errors
-    /// As of a commit: see [`Transaction::commit_with`]; no page is concerned.
+    /// `NoSpace` if no blocks are free to move pages to (the file does not grow for them); else as of a commit, see
+    /// [`Transaction::commit_with`].
     pub fn clean(&self, max_blocks: u64) -> Result<MoveReport> {
         let shared = &self.handle.shared;
         let mut core = shared.lock()?;

@@ -117,8 +117,8 @@ impl Options {
         self
     }
 
-    /// Whose store this is (default 0: nobody's in particular), and the version of the application's own format. A
-    /// store of another application is refused.
+    /// Whose store this is, and the version of the application's own format. A store of another application is
+    /// refused. The default is 0: created, the store is nobody's in particular; to be opened, any will do.
     pub fn application(mut self, id: u32, version: u32) -> Self {
         self.settings.application_id = id;
         self.settings.application_version = version;

@@ -44,7 +44,7 @@ impl View {
         self.handle.shared.source()
     }
 
-    fn open<T>(&self, read: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    fn reading<T>(&self, read: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
         self.handle.shared.while_open(|| read(&self.source()))
     }
 }
@@ -52,17 +52,17 @@ impl View {
 impl Read for View {
     fn page(&self, page: PageId) -> Result<PageGuard> {
         self.source().check_budget(page)?;
-        let bytes = self.open(|source| source.whole(page, &source.pointer(&self.pinned, page)?))?;
+        let bytes = self.reading(|source| source.whole(page, &source.pointer(&self.pinned, page)?))?;
         Ok(PageGuard::new(page, bytes))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         check_range(page, offset, target.len())?;
-        self.open(|source| source.part(page, &source.pointer(&self.pinned, page)?, offset, target))
+        self.reading(|source| source.part(page, &source.pointer(&self.pinned, page)?, offset, target))
     }
 
     fn contains(&self, page: PageId) -> Result<bool> {
-        self.open(|source| Ok(!self.pinned.pointer(source.nodes, page)?.is_null()))
+        self.reading(|source| Ok(!self.pinned.pointer(source.nodes, page)?.is_null()))
     }
 
     fn header(&self) -> Arc<[u8]> {
@@ -99,7 +99,7 @@ impl Iterator for PageIds<'_> {
         let from = self.next.take()?;
         let found = self
             .view
-            .open(|source| read::next_committed(source.nodes, &self.view.pinned, self.class, from))
+            .reading(|source| read::next_committed(source.nodes, &self.view.pinned, self.class, from))
             .transpose();
         match found? {
             Err(error) => Some(Err(error)),

@@ -142,7 +142,7 @@ impl Store {
             && unit_blocks <= self.settings.in_log_blocks.into()
             && !chunked
             && blocks <= self.settings.record_limit_blocks()
-            && self.fits_in_log(run_blocks);
+            && self.log.plan(run_blocks).is_some();
         if in_log {
             self.admit(changes)?;
             let plan = self.plan_log(run_blocks)?;
@@ -246,13 +246,15 @@ impl Store {
             self.stale_state = Some(self.state());
         }
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
+        if let Some(pages) = &self.stored_pages {
+            for entry in entries {
+                if let Entry::Set { old, .. } | Entry::Move { old, .. } | Entry::Dead { old } = entry {
+                    pages.superseded(old);
+                }
+            }
+        }
         self.counters.commits += 1;
         Ok(Committed { generation, incarnation })
-    }
-
-    /// Whether a run fits into a segment: the present one, or the next.
-    fn fits_in_log(&self, run_blocks: u64) -> bool {
-        self.log.plan(run_blocks).is_some() || run_blocks <= u64::from(self.settings.log_segment_blocks)
     }
 
     /// Entries and payloads that do not concern pages.
@@ -324,15 +326,22 @@ impl Store {
                 count += 1;
             }
             let (run, after) = rest.split_at(count);
-            let mut staging = AlignedBuffer::zeroed(blocks as usize * BLOCK_LENGTH);
-            let mut at = 0;
-            for unit in run {
-                staging[at..at + unit.bytes.len()].copy_from_slice(&unit.bytes);
-                at += unit.blocks() as usize * BLOCK_LENGTH;
+            let length = blocks as usize * BLOCK_LENGTH;
+            if self.staging.len() < length {
+                self.staging = AlignedBuffer::zeroed(length);
             }
-            self.medium.write(first.address, &staging)?;
+            let staging = &mut self.staging[..length];
+            let mut target = &mut staging[..];
+            for unit in run {
+                let (bytes, after) = target.split_at_mut(unit.blocks() as usize * BLOCK_LENGTH);
+                let (stored, padding) = bytes.split_at_mut(unit.bytes.len());
+                stored.copy_from_slice(&unit.bytes);
+                padding.fill(0);
+                target = after;
+            }
+            self.medium.write(first.address, staging)?;
             self.counters.page_writes += 1;
-            self.unsynced_bytes += staging.len() as u64;
+            self.unsynced_bytes += length as u64;
             rest = after;
         }
         Ok(())

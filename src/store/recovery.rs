@@ -216,6 +216,8 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            staging: AlignedBuffer::zeroed(0),
+            stored_pages: None,
             closed: Vec::new(),
             bodies: Vec::new(),
             synced: superblock.generation,

@@ -79,7 +79,8 @@ fn a_checkpoint_that_fails_harms_no_commit_and_is_tried_again() {
         write(&pager, page(0), byte).unwrap();
     }
     assert_eq!(disk.fired(plan), 1);
-    let failures = events.lock().unwrap().iter().filter(|event| matches!(event, Event::BackgroundFailed { .. })).count();
+    let failures =
+        events.lock().unwrap().iter().filter(|event| matches!(event, Event::BackgroundFailed { .. })).count();
     assert_eq!(failures, 1);
     assert!(pager.stats().counters.checkpoints > before);
     assert_eq!(pager.view().page(page(0)).unwrap()[0], 200);
@@ -124,10 +125,14 @@ fn an_error_before_the_record_leaves_the_commit_undone_and_the_pager_usable() {
 #[test]
 fn cleaning_makes_whole_segments_free_as_commits_pay_for_it() {
     let pager = in_memory(&inline().clean_target(30).file_limit_bytes(48 << 20));
-    let transaction = pager.begin().unwrap();
-    let pages = transaction.allocate_many(SMALL, 8000).unwrap();
-    pages.iter().for_each(|page| transaction.overwrite(*page).unwrap().fill(page.index() as u8));
-    transaction.commit().unwrap();
+    let mut pages = Vec::new();
+    for _ in 0..32 {
+        let transaction = pager.begin().unwrap();
+        let more = transaction.allocate_many(SMALL, 250).unwrap();
+        more.iter().for_each(|page| transaction.overwrite(*page).unwrap().fill(page.index() as u8));
+        transaction.commit().unwrap();
+        pages.extend(more);
+    }
     let mut random = Random(1);
     let transaction = pager.begin().unwrap();
     let (kept, gone): (Vec<PageId>, Vec<PageId>) = pages.iter().partition(|_| random.below(4) == 0);

@@ -1,5 +1,8 @@
 //! The pager as its users see it: transactions, views, large pages, space, opening, closing.
 
+// The helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
+
 mod background;
 mod history;
 mod large;

@@ -279,13 +279,13 @@ fn a_transaction_can_be_finished_by_another_thread() {
 #[test]
 fn a_transaction_is_not_shared_between_threads() {
     trait NotSync<Proof> {
-        const PROVED: () = ();
+        fn proved() {}
     }
     struct IsSync;
     impl<T: ?Sized> NotSync<()> for T {}
     impl<T: ?Sized + Sync> NotSync<IsSync> for T {}
     // Were it `Sync`, both would apply, and this would not compile.
-    <Transaction as NotSync<_>>::PROVED;
+    <Transaction as NotSync<_>>::proved();
 }
 
 #[test]
