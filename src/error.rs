@@ -25,6 +25,17 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The system refused memory, or an operation on memory.
+    #[error("{operation} of {bytes} bytes of memory failed: {source}{}", what_limits_memory(source))]
+    Memory {
+        /// What was tried: `allocation`, `reservation`, `protection`, `resize`, …
+        operation: &'static str,
+        /// Bytes that it was tried on.
+        bytes: usize,
+        /// The system's answer.
+        source: io::Error,
+    },
+
     /// Bytes of the file are not what Vellum wrote there.
     #[error(transparent)]
     Corrupt(Box<Corruption>),
@@ -229,6 +240,10 @@ pub enum Error {
         found: u64,
     },
 
+    /// The savepoint belongs to another transaction, or the transaction went back to an older one.
+    #[error("the savepoint belongs to another transaction, or it was undone with an older one")]
+    SavepointNotFound,
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,
@@ -373,6 +388,13 @@ impl From<Corruption> for Error {
 
 fn at(offset: Option<u64>) -> String {
     offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default()
+}
+
+fn what_limits_memory(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::OutOfMemory => " (see `ulimit -v`, `ulimit -d`, vm.overcommit_memory and vm.max_map_count)",
+        _ => "",
+    }
 }
 
 fn of_page(page: Option<PageId>) -> String {

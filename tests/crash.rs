@@ -1,6 +1,7 @@
 //! Power cuts: every state that one could have left, for every short workload, and a choice for long ones.
 //!
 //! `VELLUM_CRASH=long` tries many more (see README); `VELLUM_SEED` replays a sampled one.
+#![allow(clippy::unwrap_used)]
 
 #[path = "crash/exhaustive.rs"]
 mod exhaustive;

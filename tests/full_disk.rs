@@ -8,7 +8,9 @@ use vellum::disk::{Disk, MemoryDisk};
 use vellum::format::EntryKind;
 use vellum::process::NoReaders;
 use vellum::space::{FirstFit, SegmentFill};
-use vellum::store::{Changes, Durability, Entropy, PageChange, PageReader, SeededEntropy, Settings, Store, VerifyLevel};
+use vellum::store::{
+    Changes, Durability, Entropy, PageChange, PageReader, SeededEntropy, Settings, Store, VerifyLevel,
+};
 use vellum::testing::page_bytes;
 use vellum::{Error, PageId, SizeClass};
 
@@ -222,7 +224,11 @@ fn rounds(seed: u64, snapshots: bool) -> Result<u64, String> {
             full.snapshot();
         }
         full.empty().map_err(|message| {
-            format!("round {round}, filled with {filled:?} pages: {message}; {:?}; {:?}", full.store.status(), full.settings)
+            format!(
+                "round {round}, filled with {filled:?} pages: {message}; {:?}; {:?}",
+                full.store.status(),
+                full.settings
+            )
         })?;
         full.check().map_err(|message| format!("round {round}, empty: {message}"))?;
         // Two checkpoints let everything go that is dead.

@@ -25,7 +25,10 @@ pub(crate) fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     let many = (0..260).map(|index| (12, index)).collect();
     vec![
         ("commit in the log", vec![Step::Write(vec![(12, 0), (12, 1)]), Step::Write(vec![(12, 2)])]),
-        ("commit with extents", vec![Step::Write(vec![(15, 0), (13, 1), (12, 3)]), Step::Write(vec![(15, 0), (12, 8)])]),
+        (
+            "commit with extents",
+            vec![Step::Write(vec![(15, 0), (13, 1), (12, 3)]), Step::Write(vec![(15, 0), (12, 8)])],
+        ),
         ("free", vec![Step::Free(vec![(12, 0), (14, 0)]), Step::Header(8), Step::Free(vec![(12, 2)])]),
         ("external body", vec![Step::Write(many), Step::Write(vec![(12, 7)])]),
         (

@@ -1,4 +1,5 @@
 //! Random histories on a store, compared with the model after each step, with reopening among the steps.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

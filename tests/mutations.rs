@@ -1,11 +1,10 @@
 //! The crash tests can fail: each rule of the store, broken on purpose, is caught by one of them.
+#![allow(clippy::unwrap_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use vellum::disk::{
-    Disk, Effect, FaultPlan, FaultyDisk, Image, Operations, Performed, SimulatedDisk, Span, SystemError, Tear,
-};
+use vellum::disk::{Disk, FaultyDisk, Image, Operations, SimulatedDisk, Span, SystemError, Tear};
 use vellum::process::NoReaders;
 use vellum::store::{Sabotage, SeededEntropy, Settings, Store};
 use vellum::testing::{Explorer, History, Model, Step, tiny, tiny_and_reusing};

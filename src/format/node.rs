@@ -153,6 +153,11 @@ impl Node {
         self.summary
     }
 
+    /// Sets what the header says, as [`Node::encode`] was told.
+    pub fn set_summary(&mut self, summary: NodeSummary) {
+        self.summary = summary;
+    }
+
     /// The node's block.
     pub fn encode(&self, identity: &NodeIdentity, summary: NodeSummary) -> [u8; BLOCK_LENGTH] {
         let raw = RawNode {

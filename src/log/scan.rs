@@ -101,7 +101,7 @@ impl Scanner {
     ///
     /// # Errors
     /// `Io`: a read error is not the end of the log.
-    pub fn next(&mut self) -> Result<Option<FoundRecord>> {
+    pub fn next_record(&mut self) -> Result<Option<FoundRecord>> {
         if let Some(found) = self.at(self.segment, self.offset)? {
             return Ok(Some(self.step(found)));
         }

@@ -185,7 +185,7 @@ impl Tree {
     /// # Errors
     /// Those of [`Nodes::node`].
     pub fn reaches(&self, nodes: &Nodes, pointer: &BlockPointer, level: u8, position: u64) -> Result<bool> {
-        if self.height() <= level || position >= self.length() || position % capacity(level) != 0 {
+        if self.height() <= level || position >= self.length() || !position.is_multiple_of(capacity(level)) {
             return Ok(false);
         }
         Ok(subtree(nodes, self, level, position)?.same(&Child::Clean(*pointer)))

@@ -72,6 +72,12 @@ impl Nodes {
         Ok(node)
     }
 
+    /// Keeps a node that is being written, so that it need not be read.
+    pub(super) fn remember(&self, pointer: BlockPointer, node: Node) {
+        let shard = &self.shards[pointer.address.0 as usize % SHARDS];
+        lock(shard).keep(pointer, Arc::new(node), self.shard_limit);
+    }
+
     /// The block that `pointer` leads to, checked against the pointer's checksum.
     ///
     /// # Errors
@@ -149,7 +155,7 @@ fn structure_of(kind: NodeKind) -> Structure {
 
 /// Pointers hold a checksum and an address: mixing them is hash enough.
 #[derive(Default)]
-struct PointerHasher(u64);
+pub(crate) struct PointerHasher(u64);
 
 impl Hasher for PointerHasher {
     fn finish(&self) -> u64 {

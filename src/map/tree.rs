@@ -1,5 +1,7 @@
 //! The tree as a value: look-up, change, and search.
 
+use std::ops::ControlFlow;
+
 use super::Nodes;
 use super::dirty::{Base, Child, DirtyNode};
 use crate::error::Result;
@@ -237,6 +239,23 @@ impl Tree {
     /// Those of [`Nodes::node`].
     pub fn next(&self, nodes: &Nodes, from: u64) -> Result<Option<(u64, BlockPointer)>> {
         self.search(nodes, from, Child::NULL_SUBTREE_SKIPPED, |_, pointer| !pointer.is_null())
+    }
+
+    /// Shows `visit` the positions from `from` on that map to something, in order, until it says to stop; returns the
+    /// one at which it did.
+    ///
+    /// # Errors
+    /// Those of [`Nodes::node`].
+    pub fn visit(
+        &self,
+        nodes: &Nodes,
+        from: u64,
+        mut visit: impl FnMut(u64, &BlockPointer) -> ControlFlow<()>,
+    ) -> Result<Option<u64>> {
+        let found = self.search(nodes, from, Child::NULL_SUBTREE_SKIPPED, |position, pointer| {
+            !pointer.is_null() && visit(position, pointer).is_break()
+        })?;
+        Ok(found.map(|(position, _)| position))
     }
 
     /// The first free position from `from` on: one that maps to nothing, and of which `accept` (given the generation

@@ -19,6 +19,11 @@ pub trait Home {
     /// # Errors
     /// Whatever keeps it from taking more.
     fn place(&mut self, bytes: &[u8; BLOCK_LENGTH]) -> Result<Block>;
+
+    /// Whether the blocks are real, and what goes there is worth keeping in memory.
+    fn is_real(&self) -> bool {
+        true
+    }
 }
 
 /// A node on disk that a node just written replaces.
@@ -134,7 +139,7 @@ impl<'a> TreeWriter<'a> {
             let inside = tree.length().saturating_sub(start).min(NODE_ENTRIES as u64) as usize;
             free = merged.entries()[..inside].iter().filter(|pointer| pointer.is_null()).count() as u64;
         }
-        let outcome = self.place(&merged, &identity, free)?;
+        let outcome = self.place(merged, &identity, free)?;
         self.written.insert(Arc::as_ptr(node) as usize, (Arc::clone(node), outcome));
         Ok(outcome)
     }
@@ -147,7 +152,7 @@ impl<'a> TreeWriter<'a> {
         Ok(self.nodes.node(pointer, &tree.identity(self.nodes, level, position))?.summary().free_entries)
     }
 
-    fn place(&mut self, node: &Node, identity: &NodeIdentity, free: u64) -> Result<Outcome> {
+    fn place(&mut self, mut node: Node, identity: &NodeIdentity, free: u64) -> Result<Outcome> {
         let birth = node.entries().iter().map(|pointer| pointer.birth).max().unwrap_or(Generation(0));
         let summary = NodeSummary { birth, checkpoint: self.checkpoint, free_entries: free };
         let bytes = node.encode(identity, summary);
@@ -161,6 +166,11 @@ impl<'a> TreeWriter<'a> {
             checksum: checksum(&bytes),
             birth,
         };
+        if self.home.is_real() {
+            // Whoever reads the new tree next finds its nodes in memory.
+            node.set_summary(summary);
+            self.nodes.remember(pointer, node);
+        }
         Ok(Outcome { pointer, free })
     }
 }

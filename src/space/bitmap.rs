@@ -12,6 +12,15 @@ use super::{LEAF_BLOCKS, LeafBytes, LeafSource, LeafState, Segment, SegmentUsage
 use crate::error::{Error, Result};
 use crate::id::{Block, Extent};
 
+/// Where a search looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// In every leaf, loading those that are not in memory.
+    Everything,
+    /// In leaves that are in memory or empty.
+    Known,
+}
+
 /// A change of a leaf that is not in memory.
 struct Mark {
     first: u16,
@@ -142,7 +151,13 @@ impl Bitmap {
     }
 
     /// The first run of `minimum..=maximum` free blocks inside `within` and inside one leaf.
-    pub(super) fn find_run(&mut self, within: Range<Block>, minimum: u32, maximum: u32) -> Result<Option<Extent>> {
+    pub(super) fn find_run(
+        &mut self,
+        within: Range<Block>,
+        minimum: u32,
+        maximum: u32,
+        scope: Scope,
+    ) -> Result<Option<Extent>> {
         let minimum = minimum.max(1);
         let within = within.start.0..within.end.0.min(self.blocks_total);
         let mut next = leaf_of(within.start);
@@ -150,6 +165,10 @@ impl Bitmap {
             let base = base_of(index);
             if base >= within.end {
                 break;
+            }
+            next = index + 1;
+            if scope == Scope::Known && matches!(self.slots[index], Slot::Stored(_)) {
+                continue;
             }
             let capacity = self.capacity(index);
             let local = within.start.saturating_sub(base) as u32..(within.end - base).min(capacity.into()) as u32;
@@ -162,7 +181,6 @@ impl Bitmap {
                 let summary = leaf.summary();
                 self.tree.update(index, summary);
             }
-            next = index + 1;
         }
         Ok(None)
     }
@@ -271,9 +289,12 @@ impl Bitmap {
         None
     }
 
-    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a known segment whose longest hole is of this
-    /// class.
+    /// The longest hole, cut to `maximum`, of the first known segment in which that is of this class, and has at least
+    /// `minimum` blocks.
     pub(super) fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+        if class >= LEAF_BLOCKS.ilog2() {
+            return None;
+        }
         let mut next = 0;
         while let Some(index) = self.tree.next(next, |summary| summary.hole_classes >> class & 1 == 1) {
             if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum) {
@@ -313,9 +334,11 @@ impl Bitmap {
         best
     }
 
-    /// How many segments are known: those of leaves that are in memory or empty.
+    /// How many segments are known, those of leaves that are in memory or empty; at most a leaf's too many while the last
+    /// leaf is stored.
     pub(super) fn segments_known(&self) -> u64 {
-        (self.slots.len() - self.leaves_stored) as u64 * self.segments_per_leaf()
+        let known = (self.slots.len() - self.leaves_stored) as u64 * self.segments_per_leaf();
+        known.min(self.blocks_total / u64::from(self.segment_blocks))
     }
 
     /// Loads every leaf, and asserts S1 and S3.

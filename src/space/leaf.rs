@@ -115,11 +115,13 @@ impl Leaf {
         self.longest = self.longest.min(minimum.saturating_sub(1));
     }
 
-    /// The first hole of at least `minimum` blocks, cut to `maximum`, in a segment whose longest hole is of this class.
+    /// The longest hole, cut to `maximum`, of the first segment in which that is of this class, and has at least
+    /// `minimum` blocks.
     pub(super) fn find_hole(&self, class: u32, minimum: u32, maximum: u32) -> Option<Range<u32>> {
         let lengths = minimum.max(1 << class)..2 << class;
         let segment = self.holes.iter().position(|&hole| lengths.contains(&hole.into()))?;
-        self.find_run(self.blocks_of(segment as u32), minimum, maximum)
+        let length = maximum.min(self.holes[segment].into());
+        self.find_run(self.blocks_of(segment as u32), length, length)
     }
 
     /// How many blocks of a segment are free.

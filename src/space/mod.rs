@@ -8,8 +8,8 @@
 //!   Space::allocate ──► strategy.propose(FreeSpace) ──► proposal checked against the bitmap ──► taken
 //!   Space::take, Space::release ──► bitmap                       strategies only ever propose (S2)
 //!
-//!   tree     1 node per leaf and above     longest run, emptiest segment, wholly free segments
-//!   leaf     32768 blocks (128 MiB)        4096 bytes as in the file, free blocks per segment
+//!   tree     1 node per leaf and above     longest run, classes of holes, emptiest segment, wholly free segments
+//!   leaf     32768 blocks (128 MiB)        4096 bytes as in the file; free blocks and longest hole per segment
 //!   segment  256 blocks (1 MiB)            address / size, so there is one for every block
 //! ```
 //!
@@ -37,7 +37,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use bitmap::Bitmap;
+use bitmap::{Bitmap, Scope};
 use leaf::Change;
 
 use crate::error::{Error, Result};
@@ -46,7 +46,10 @@ use crate::id::{Block, Extent};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::{Violation, conformance};
 pub use free_space::{FreeSpace, Segment, SegmentUsage};
-pub use strategy::{AllocationStrategy, BestFit, Buddy, FirstFit, NextFit, Purpose, Request, SegmentFill, Segregated};
+pub use strategy::{
+    AllocationStrategy, BestFit, Buddy, FirstFit, NextFit, Purpose, Request, SegmentFill, Segregated, built_in,
+    default_strategy,
+};
 
 /// Blocks that one leaf of the bitmap describes: 4096 bytes of bits, 128 MiB of file.
 pub const LEAF_BLOCKS: u32 = 32768;
@@ -227,8 +230,8 @@ impl Space {
         FreeSpace::of(&mut self.bitmap)
     }
 
-    /// Up to `count` segments that are worth emptying, the emptiest first: partly in use, and not being filled now.
-    /// Each call brings one more leaf into memory, so that repeated calls come to know all.
+    /// Up to `count` segments to empty next, the emptiest first: partly in use, and not being filled now. Each call brings
+    /// one more leaf into memory, so that repeated calls come to know all.
     ///
     /// # Errors
     /// What loading the leaf fails with.
@@ -236,6 +239,11 @@ impl Space {
         self.bitmap.load_next()?;
         let strategy = &self.strategy;
         Ok(self.bitmap.emptiest_segments(count, |usage| usage.blocks_used > 0 && !strategy.is_filling(usage.segment)))
+    }
+
+    /// How many wholly free segments the strategy wants to find, so that commits are contiguous: what a cleaner keeps.
+    pub fn segments_wanted(&self) -> u64 {
+        self.strategy.segments_wanted(self.bitmap.blocks_total() / u64::from(self.bitmap.segment_blocks()))
     }
 
     /// Takes every free block of a segment that is to be emptied, so that nothing new comes to lie there, and returns
@@ -247,7 +255,7 @@ impl Space {
         let whole = self.bitmap.segment_extent(segment);
         let mut closed = Vec::new();
         let mut from = whole.start;
-        while let Some(hole) = self.bitmap.find_run(from..whole.end(), 1, LEAF_BLOCKS)? {
+        while let Some(hole) = self.bitmap.find_run(from..whole.end(), 1, LEAF_BLOCKS, Scope::Everything)? {
             self.take(hole)?;
             from = hole.end();
             closed.push(hole);

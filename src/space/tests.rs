@@ -287,8 +287,9 @@ fn a_change_across_leaves_is_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_emptiest_segments_come_first_and_those_being_filled_not_at_all() {
-    let mut space = Space::new(3 * u64::from(LEAF_BLOCKS), 16, Box::new(SegmentFill::default()));
+fn the_emptiest_segments_come_first_and_those_being_filled_or_unused_not_at_all() {
+    // The last segment is free as far as it goes.
+    let mut space = Space::new(3 * u64::from(LEAF_BLOCKS) + 5, 16, Box::new(SegmentFill::default()));
     for (segment, used) in [(3u64, 9), (2100, 2), (4200, 5), (4201, 16)] {
         space.take(Extent::new(segment * 16, used)).unwrap();
     }
@@ -298,4 +299,51 @@ fn the_emptiest_segments_come_first_and_those_being_filled_not_at_all() {
     assert_eq!(segments, [(2100, 2), (4200, 5), (3, 9)], "{filling} is being filled");
     assert_eq!(space.segments_to_empty(1).unwrap().len(), 1);
     assert_eq!(space.free_space().segments_free(), 3 * 2048 - 5);
+}
+
+#[test]
+fn the_first_allocation_after_opening_loads_one_leaf() {
+    let (mut space, source) = one_leaf_in_use().persisted(256);
+    space.take(Extent::new(3 * u64::from(LEAF_BLOCKS), LEAF_BLOCKS)).unwrap();
+    // Not the hole before the blocks in use: there are wholly free segments behind them.
+    assert_eq!(space.allocate(&Request::exactly(8, Purpose::Data)).unwrap(), Some(Extent::new(256, 8)));
+    for _ in 0..100 {
+        space.allocate(&Request::exactly(8, Purpose::Data)).unwrap().unwrap();
+    }
+    assert_eq!(source.loaded.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_closed_segment_takes_nothing_new_and_is_whole_once_it_is_empty() {
+    for strategy in built_in() {
+        let mut space = Space::new(4 * 64, 64, strategy);
+        space.take(Extent::new(64 + 5, 1)).unwrap();
+        space.take(Extent::new(64 + 60, 1)).unwrap();
+        let closed = space.close_segment(Segment(1)).unwrap();
+        assert_eq!(closed, [Extent::new(64, 5), Extent::new(70, 54), Extent::new(125, 3)]);
+        for _ in 0..3 * 64 {
+            let extent = space.allocate(&Request::exactly(1, Purpose::Moved)).unwrap().unwrap();
+            assert!(!extent.overlaps(Extent::new(64, 64)));
+        }
+        for extent in closed.into_iter().chain([Extent::new(69, 1), Extent::new(124, 1)]) {
+            space.release(extent).unwrap();
+        }
+        assert_eq!(space.free_space().segments_free(), 1);
+        space.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn questions_about_what_does_not_exist_are_answered() {
+    let mut space = Space::new(100, 16, default_strategy());
+    let mut free = space.free_space();
+    assert_eq!(free.find_hole(99, 1, 1), None);
+    assert_eq!(free.next_free_segment(Segment(u64::MAX)), None);
+    assert_eq!(free.next_run(Block(u64::MAX), 1).unwrap(), None);
+    assert_eq!(free.find_run(Block(50)..Block(20), 0, 0).unwrap(), None);
+    assert_eq!(free.segment_usage(Segment(1 << 60)).unwrap().blocks_free, 0);
+    assert!(!free.is_free(Extent::new(u64::MAX - 1, 9)).unwrap());
+    assert_eq!(free.segment_usage(Segment(6)).unwrap().blocks_free, 4, "the file ends inside this one");
+    assert_eq!(space.leaf_bytes(u64::MAX).unwrap(), [0; 4096]);
+    assert!(space.close_segment(Segment(u64::MAX)).unwrap().is_empty());
 }

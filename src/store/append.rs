@@ -74,7 +74,8 @@ impl Store {
                 if let Some(small) = other {
                     self.log.add_spare(small);
                 }
-                let minimum = self.settings.log_segment_blocks.max(run_blocks as u32);
+                // In a fragmented file a short segment is better than none.
+                let minimum = self.settings.segment_minimum_blocks().max(run_blocks as u32);
                 let request = Request { blocks: wanted, minimum, multiple: 1, purpose: Purpose::Log };
                 match self.obtain(&request)? {
                     Some(extent) => extent,
@@ -117,7 +118,7 @@ impl Store {
             if total + step > self.settings.blocks_limit {
                 continue;
             }
-            match self.medium.grow(Block(total), step) {
+            match self.medium.grow(Block(total), step, self.settings.new_space) {
                 Ok(()) => {
                     self.space.grow(total + step);
                     return Ok(true);

@@ -24,9 +24,9 @@ use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
     BlockPointer, Codec, DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, NodeKind, PointerFlags, SEGMENTS_LIMIT,
-    SegmentReference, Superblock, TreeRoot, checksum, encode_deferred, slot_blocks,
+    SegmentReference, Superblock, TreeRoot, capacity, checksum, encode_deferred, slot_blocks,
 };
-use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, SizeClass};
+use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId, SizeClass};
 use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
 use crate::space::{LEAF_BLOCKS, Purpose, Request};
 
@@ -85,6 +85,9 @@ pub struct CheckpointReport {
     pub blocks: u64,
 }
 
+/// The fold's maps and the catalogue as they lie on disk, and the nodes replaced.
+type WrittenMaps = (Box<Maps>, Vec<Arc<Listed>>, Vec<DeferredEntry>);
+
 /// Blocks taken for a checkpoint, and what goes into them, in order.
 #[derive(Debug)]
 struct Homes {
@@ -138,6 +141,10 @@ impl Home for Counting {
         self.0 += 1;
         // Any block will do: what is encoded is thrown away.
         Ok(Block(crate::format::FIRST_FREE_BLOCK))
+    }
+
+    fn is_real(&self) -> bool {
+        false
     }
 }
 
@@ -321,12 +328,7 @@ impl Store {
 
     /// Writes the maps of the fold, and those of every snapshot that is not on disk yet, oldest first: nodes that they
     /// share are written once. Returns what the fold no longer reaches and no snapshot owns (R3).
-    fn write_maps(
-        &self,
-        state: &State,
-        number: CheckpointNumber,
-        homes: &mut Homes,
-    ) -> Result<(Box<Maps>, Vec<Arc<Listed>>, Vec<DeferredEntry>)> {
+    fn write_maps(&self, state: &State, number: CheckpointNumber, homes: &mut Homes) -> Result<WrittenMaps> {
         let mut writer = TreeWriter::new(&self.nodes, number, homes);
         let mut listed = Vec::new();
         for old in state.catalogue.iter() {
@@ -624,7 +626,10 @@ impl Store {
 
         let retire_through = if self.sabotaged_restart_log() { folded } else { self.folded_before };
         for segment in self.log.retire(retire_through) {
-            if segment.is_without_pages() && self.log.spares().len() < 2 {
+            // The log's working set is kept, so that it need not look for room in a full and fragmented file.
+            let spare_blocks: u64 = self.log.spares().iter().map(|extent| u64::from(extent.blocks)).sum();
+            let kept = self.log.blocks_in_use() + spare_blocks;
+            if segment.is_without_pages() && kept <= 2 * self.checkpoint_due_blocks() {
                 self.log.add_spare(segment.reference.extent);
                 continue;
             }
@@ -679,8 +684,16 @@ impl Store {
         if changes.only_frees() {
             return Ok(());
         }
-        let heights: u64 = 4 * changes.pages.len() as u64;
-        let reserve = self.checkpoint_bound() + heights + u64::from(self.settings.log_segment_blocks) + 16;
+        // Log for commits that free: their own segments, since what small commits leave is in single blocks.
+        while self.log.spares().len() < 2 {
+            let blocks = self.settings.log_segment_blocks;
+            let minimum = self.settings.segment_minimum_blocks();
+            let request = Request { blocks, minimum, multiple: 1, purpose: Purpose::Log };
+            let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
+            self.log.add_spare(spare);
+        }
+        let nodes = map_nodes_of(changes.pages.keys());
+        let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {
             return Err(self.no_space(reserve));
@@ -743,6 +756,22 @@ impl CheckpointJob {
         }
         Ok(())
     }
+}
+
+/// How many nodes the maps have on the way to these pages, which come in order.
+fn map_nodes_of<'a>(pages: impl Iterator<Item = &'a PageId>) -> u64 {
+    let mut nodes = 0;
+    let mut last: Option<PageId> = None;
+    for page in pages {
+        let fresh = |level: u8| {
+            let below = capacity(level);
+            last.is_none_or(|last| last.class() != page.class() || last.index() / below != page.index() / below)
+        };
+        // Six levels cover every index; above the first that is shared, all are.
+        nodes += (0..6).take_while(|level| fresh(*level)).count() as u64;
+        last = Some(*page);
+    }
+    nodes
 }
 
 /// Writes the maps of one state; `tell` hears of what each replaced.

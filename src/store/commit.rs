@@ -142,7 +142,8 @@ impl Store {
             && unit_blocks <= self.settings.in_log_blocks.into()
             && !chunked
             && blocks <= self.settings.record_limit_blocks()
-            && self.fits_in_log(run_blocks);
+            && self.log.plan(run_blocks).is_some()
+            && self.log.has_room_for_two(run_blocks);
         if in_log {
             self.admit(changes)?;
             let plan = self.plan_log(run_blocks)?;
@@ -246,14 +247,15 @@ impl Store {
             self.stale_state = Some(self.state());
         }
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
+        if let Some(pages) = &self.stored_pages {
+            for entry in entries {
+                if let Entry::Set { old, .. } | Entry::Move { old, .. } | Entry::Dead { old } = entry {
+                    pages.superseded(old);
+                }
+            }
+        }
         self.counters.commits += 1;
         Ok(Committed { generation, incarnation })
-    }
-
-    /// Whether a run is at most half a segment: so every segment that is left has two records, and the loss of one does
-    /// not hide the segment that both announce (V2).
-    fn fits_in_log(&self, run_blocks: u64) -> bool {
-        run_blocks <= u64::from(self.settings.log_segment_blocks / 2)
     }
 
     /// Entries and payloads that do not concern pages.
@@ -325,15 +327,22 @@ impl Store {
                 count += 1;
             }
             let (run, after) = rest.split_at(count);
-            let mut staging = AlignedBuffer::zeroed(blocks as usize * BLOCK_LENGTH);
-            let mut at = 0;
-            for unit in run {
-                staging[at..at + unit.bytes.len()].copy_from_slice(&unit.bytes);
-                at += unit.blocks() as usize * BLOCK_LENGTH;
+            let length = blocks as usize * BLOCK_LENGTH;
+            if self.staging.len() < length {
+                self.staging = AlignedBuffer::zeroed(length);
             }
-            self.medium.write(first.address, &staging)?;
+            let staging = &mut self.staging[..length];
+            let mut target = &mut staging[..];
+            for unit in run {
+                let (bytes, after) = target.split_at_mut(unit.blocks() as usize * BLOCK_LENGTH);
+                let (stored, padding) = bytes.split_at_mut(unit.bytes.len());
+                stored.copy_from_slice(&unit.bytes);
+                padding.fill(0);
+                target = after;
+            }
+            self.medium.write(first.address, staging)?;
             self.counters.page_writes += 1;
-            self.unsynced_bytes += staging.len() as u64;
+            self.unsynced_bytes += length as u64;
             rest = after;
         }
         Ok(())

@@ -105,7 +105,7 @@ impl Store {
             let path = medium.path().into();
             return Err(Error::NoSpace { path, needed_blocks: blocks_total, free_blocks: settings.blocks_limit });
         }
-        medium.grow(Block(0), blocks_total)?;
+        medium.grow(Block(body), blocks_total - body, settings.new_space)?;
         let zeros = AlignedBuffer::zeroed(segment_blocks as usize * BLOCK_LENGTH);
         for segment in &segments {
             medium.write(segment.extent.start, &zeros)?;
@@ -160,6 +160,8 @@ impl Store {
             deferred: Default::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            staging: AlignedBuffer::zeroed(0),
+            stored_pages: None,
             closed: Vec::new(),
             bodies: Vec::new(),
             synced: Generation(0),

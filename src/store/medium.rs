@@ -8,7 +8,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::Disk;
+use super::NewSpace;
+use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Error, Result};
 use crate::id::Block;
 
@@ -92,11 +93,20 @@ impl Medium {
         })
     }
 
-    /// Obtains space for the file up to `blocks_total` blocks.
-    pub(super) fn grow(&self, from: Block, blocks: u64) -> Result<()> {
+    /// Obtains space for `blocks` blocks from `from` on, and writes it if that is wanted.
+    pub(super) fn grow(&self, from: Block, blocks: u64, new_space: NewSpace) -> Result<()> {
+        const PIECE_BYTES: u64 = 1 << 20;
         self.check()?;
         let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
-        self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))
+        self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))?;
+        if new_space == NewSpace::Prewritten {
+            let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
+            for at in (offset..offset + length).step_by(PIECE_BYTES as usize) {
+                let piece = &zeros[..PIECE_BYTES.min(offset + length - at) as usize];
+                self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn read(&self, start: Block, bytes: &mut [u8]) -> Result<()> {

@@ -60,16 +60,16 @@ pub use changes::{Changes, Committed, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use create::{FileState, file_state};
 pub use medium::Medium;
-pub use moves::{Cleaner, MoveReport};
+pub use moves::{Cleaner, MoveReport, StoredPages};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::Sabotage;
-pub use settings::{Entropy, MakeStrategy, SeededEntropy, Settings, SystemEntropy};
+pub use settings::{Entropy, MakeStrategy, NewSpace, SeededEntropy, Settings, SystemEntropy};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
-use crate::disk::Disk;
+use crate::disk::{AlignedBuffer, Disk};
 use crate::error::Result;
 use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
@@ -100,6 +100,10 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
+    /// Aligned memory in which pages are gathered for a write; grows to the largest run.
+    staging: AlignedBuffer,
+    /// Where pages may be found in memory.
+    stored_pages: Option<Arc<dyn StoredPages>>,
     /// Free blocks of segments that are being emptied, kept from use until they are empty.
     closed: Vec<Extent>,
     /// Bodies of records that lie outside of the log, with the records' generations.
@@ -228,6 +232,16 @@ impl Store {
     /// The newest committed state.
     pub fn state(&self) -> Arc<State> {
         self.published.state()
+    }
+
+    /// The newest generation that is durable, with all before it.
+    pub fn synced(&self) -> Generation {
+        self.synced
+    }
+
+    /// How far the log has grown since the last fold, in percent of the length at which a checkpoint is due.
+    pub fn checkpoint_lag_percent(&self) -> u64 {
+        self.log_blocks.saturating_mul(100) / self.checkpoint_due_blocks().max(1)
     }
 
     /// The incarnation of this open.

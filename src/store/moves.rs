@@ -6,6 +6,7 @@
 //! Pages of chunks are not moved: a chunk fills a segment of its own.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::append::Draft;
@@ -25,6 +26,18 @@ pub struct MoveReport {
     pub blocks: u64,
     /// Whether the maps have been walked to their end.
     pub finished: bool,
+}
+
+/// Pages in memory, as they are stored.
+pub trait StoredPages: Send + Sync + std::fmt::Debug {
+    /// The stored bytes behind `pointer`, if they are in memory.
+    fn stored(&self, pointer: &BlockPointer) -> Option<Arc<[u8]>>;
+
+    /// The same bytes are behind this pointer now.
+    fn moved(&self, pointer: &BlockPointer, stored: &Arc<[u8]>);
+
+    /// The newest state does not lead there any more; only views may ask for it.
+    fn superseded(&self, pointer: &BlockPointer);
 }
 
 /// A walk over the page maps that moves the pages out of some segments.
@@ -107,10 +120,16 @@ impl Store {
     ) -> Result<Committed> {
         let mut units = Vec::with_capacity(moving.len());
         for (page, pointer) in moving {
-            let mut bytes = vec![0; pointer.extent().blocks as usize * BLOCK_LENGTH];
-            super::read::read_stored(self.medium.disk().as_ref(), *page, pointer, &mut bytes)?;
-            bytes.truncate(pointer.stored_length as usize);
-            units.push(Unit { bytes: Arc::from(bytes), address: Block(0), checksum: pointer.checksum });
+            let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(pointer)) {
+                Some(stored) => stored,
+                None => {
+                    let mut bytes = vec![0; pointer.extent().blocks as usize * BLOCK_LENGTH];
+                    super::read::read_stored(self.medium.disk().as_ref(), *page, pointer, &mut bytes)?;
+                    bytes.truncate(pointer.stored_length as usize);
+                    Arc::from(bytes)
+                }
+            };
+            units.push(Unit { bytes, address: Block(0), checksum: pointer.checksum });
         }
         let mut left: u64 = units.iter().map(Unit::blocks).sum();
         let mut free = Extent::default();
@@ -143,12 +162,29 @@ impl Store {
         let sealed = units.iter().map(|unit| &unit.bytes[..]);
         self.append(&draft, plan, &[], sealed, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| unit.bytes.len() as u64).sum::<u64>();
+        if let Some(pages) = &self.stored_pages {
+            for (entry, unit) in entries.iter().zip(&units) {
+                if let Entry::Move { new, .. } = entry {
+                    pages.moved(new, &unit.bytes);
+                }
+            }
+        }
         self.committed(&entries, &[], generation)
     }
 
     /// How many wholly free segments placement has left.
     pub fn segments_free(&mut self) -> u64 {
         self.space.free_space().segments_free()
+    }
+
+    /// How many of them it wants to find, so that commits are contiguous: what a cleaner keeps.
+    pub fn segments_wanted(&self) -> u64 {
+        self.space.segments_wanted()
+    }
+
+    /// Says where pages may be found in memory, so that moving them need not read them.
+    pub fn set_stored_pages(&mut self, pages: Arc<dyn StoredPages>) {
+        self.stored_pages = Some(pages);
     }
 
     /// Chooses the emptiest segments, to be emptied by [`Store::clean`].
@@ -181,27 +217,28 @@ impl Store {
         let mut report = MoveReport::default();
         let segment_blocks = u64::from(self.settings.segment_blocks);
         let state = self.state();
+        let newest_snapshot = state.snapshots().next_back().map(|(entry, _)| entry.generation);
         let mut moving = Vec::new();
         // A walk reads maps in order, and stops after so many positions, found or not, so that a step stays short.
         let mut steps = 64 * blocks.max(1);
         while report.blocks < blocks && steps > 0 && cleaner.class < SizeClass::CHUNK.index() {
             let class = SizeClass::from_index(cleaner.class);
-            match state.maps[cleaner.class].next(&self.nodes, cleaner.position)? {
-                None => {
-                    cleaner.class += 1;
-                    cleaner.position = 0;
+            let stopped = state.maps[cleaner.class].visit(&self.nodes, cleaner.position, |position, pointer| {
+                steps -= 1;
+                let in_victim = cleaner.victims.contains(&(pointer.address.0 / segment_blocks));
+                if let Some(page) = PageId::new(class, position).filter(|_| in_victim)
+                    && !pointer.extent().is_empty()
+                    && newest_snapshot.is_none_or(|generation| pointer.birth > generation)
+                {
+                    report.pages += 1;
+                    report.blocks += u64::from(pointer.extent().blocks);
+                    moving.push((page, *pointer));
                 }
-                Some((position, pointer)) => {
-                    cleaner.position = position + 1;
-                    steps -= 1;
-                    let Some(page) = PageId::new(class, position) else { continue };
-                    let in_victim = cleaner.victims.contains(&(pointer.address.0 / segment_blocks));
-                    if in_victim && self.is_movable(page, &pointer) {
-                        report.pages += 1;
-                        report.blocks += u64::from(pointer.extent().blocks);
-                        moving.push((page, pointer));
-                    }
-                }
+                if report.blocks < blocks && steps > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            match stopped {
+                Some(position) => cleaner.position = position + 1,
+                None => (cleaner.class, cleaner.position) = (cleaner.class + 1, 0),
             }
         }
         drop(state);

@@ -216,6 +216,8 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
+            staging: AlignedBuffer::zeroed(0),
+            stored_pages: None,
             closed: Vec::new(),
             bodies: Vec::new(),
             synced: superblock.generation,
@@ -300,7 +302,7 @@ impl Store {
         let mut scanner = Scanner::new(Arc::clone(self.medium.disk()), self.id, start)?;
         let mut records: Vec<FoundRecord> = Vec::new();
         loop {
-            match scanner.next() {
+            match scanner.next_record() {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => break,
                 Err(_) if self.sabotaged_read_error_is_tear() => break,

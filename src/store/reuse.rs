@@ -33,6 +33,8 @@ pub(super) struct Deferred {
     held: BTreeMap<Generation, Vec<DeferredEntry>>,
     /// Nodes, and data recovered without order.
     nodes: Vec<DeferredEntry>,
+    /// The checkpoint and the held bases that `nodes` was last compared with; `None` if something was added since.
+    nodes_judged: Option<(CheckpointNumber, Vec<CheckpointNumber>)>,
 }
 
 impl Deferred {
@@ -40,14 +42,17 @@ impl Deferred {
     pub(super) fn new(mut entries: Vec<DeferredEntry>) -> Self {
         let nodes = entries.extract_if(.., |entry| matches!(entry.kind, DeferredKind::Node { .. })).collect();
         entries.sort_by_key(|entry| (death(entry), entry.extent));
-        Self { data: entries.into(), held: BTreeMap::new(), nodes }
+        Self { data: entries.into(), nodes, ..Self::default() }
     }
 
     /// Adds a death. Data must come in the order of deaths.
     pub(super) fn push(&mut self, entry: DeferredEntry) {
         match entry.kind {
             DeferredKind::Data { .. } => self.data.push_back(entry),
-            DeferredKind::Node { .. } => self.nodes.push(entry),
+            DeferredKind::Node { .. } => {
+                self.nodes.push(entry);
+                self.nodes_judged = None;
+            }
         }
     }
 
@@ -63,10 +68,11 @@ impl Deferred {
     /// Takes out the entries whose blocks may be used again.
     pub(super) fn release(&mut self, conditions: &Conditions<'_>) -> Vec<DeferredEntry> {
         let mut released = Vec::new();
-        let no_longer_held =
-            self.held.extract_if(.., |generation, _| conditions.pins.generations.binary_search(generation).is_err());
-        let again: Vec<_> = no_longer_held.flat_map(|(_, entries)| entries).collect();
-        for entry in again {
+        let held_still = |generation: &Generation| conditions.pins.generations.binary_search(generation).is_ok();
+        let let_go: Vec<Generation> = self.held.keys().copied().filter(|generation| !held_still(generation)).collect();
+        for entry in
+            let_go.iter().flat_map(|generation| self.held.remove(generation).unwrap_or_default()).collect::<Vec<_>>()
+        {
             self.judge(entry, conditions, &mut released);
         }
         while let Some(entry) = self.data.front().copied() {
@@ -77,12 +83,17 @@ impl Deferred {
             self.data.pop_front();
             self.judge(entry, conditions, &mut released);
         }
-        released.extend(self.nodes.extract_if(.., |entry| match entry.kind {
-            DeferredKind::Node { first, replaced } => {
-                replaced < conditions.checkpoint && !conditions.pins.base_in(first, replaced)
-            }
-            DeferredKind::Data { .. } => false,
-        }));
+        // Nodes are let go by checkpoints and by readers that leave, not by commits.
+        let judged = Some((conditions.checkpoint, conditions.pins.bases.clone()));
+        if self.nodes_judged != judged {
+            released.extend(self.nodes.extract_if(.., |entry| match entry.kind {
+                DeferredKind::Node { first, replaced } => {
+                    replaced < conditions.checkpoint && !conditions.pins.base_in(first, replaced)
+                }
+                DeferredKind::Data { .. } => false,
+            }));
+            self.nodes_judged = judged;
+        }
         released
     }
 

@@ -6,6 +6,16 @@ use crate::space::{AllocationStrategy, SEGMENT_BLOCKS, SegmentFill};
 /// Makes a strategy; a store makes one when it opens.
 pub type MakeStrategy = fn() -> Box<dyn AllocationStrategy>;
 
+/// What becomes of space that the file grows by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSpace {
+    /// It is written with zeros at once. A durable write to blocks that were never written takes about twice as long,
+    /// since the file system must record that they are written now.
+    Prewritten,
+    /// It is only obtained: better for a bulk load, which writes everything once.
+    Obtained,
+}
+
 /// What a store is told when it is created or opened. Nothing of it is durable but application id and version.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -22,6 +32,8 @@ pub struct Settings {
     pub in_log_blocks: u32,
     /// Blocks by which the file grows, at least; more while it is large (an eighth, at most 64 MiB).
     pub growth_blocks: u64,
+    /// Whether new space is written with zeros when the file grows.
+    pub new_space: NewSpace,
     /// Blocks beyond which the file does not grow.
     pub blocks_limit: u64,
     /// Bytes written without a sync after which one is forced, so that adoption stays bounded.
@@ -46,6 +58,7 @@ impl Default for Settings {
             checkpoint_log_blocks: None,
             in_log_blocks: 32,
             growth_blocks: 256,
+            new_space: NewSpace::Prewritten,
             blocks_limit: crate::id::Block::LIMIT,
             unsynced_limit_bytes: 64 << 20,
             segment_blocks: SEGMENT_BLOCKS,
@@ -58,8 +71,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Fails if the settings cannot work.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Fails if the settings cannot work: asked by the pager before it makes a file.
+    pub(crate) fn check(&self) -> Result<()> {
         let invalid = |option, reason| Err(Error::InvalidOption { option, reason });
         if self.log_segment_blocks < 4 {
             return invalid("log_segment_blocks", "a log segment has at least 4 blocks");
@@ -76,9 +89,15 @@ impl Settings {
         Ok(())
     }
 
-    /// Blocks of the largest record that goes into the log whole; a larger one puts its body into data extents.
+    /// Blocks of the shortest segment that will do where there is no room for a whole one.
+    pub(super) fn segment_minimum_blocks(&self) -> u32 {
+        (self.log_segment_blocks / 4).max(4)
+    }
+
+    /// Blocks of the largest record that goes into the log whole; a larger one puts its body into data extents. Two fit
+    /// into the shortest segment (L5).
     pub(super) fn record_limit_blocks(&self) -> u64 {
-        u64::from(self.log_segment_blocks / 2).min(64)
+        u64::from(self.segment_minimum_blocks() / 2).min(64)
     }
 }
 

@@ -133,8 +133,8 @@ impl Explorer {
                 }
                 let tally = self.tallies.entry(protocol.to_owned()).or_default();
                 tally.states += 1;
-                let second = self.second_limit > 0 && tally.states % self.second_every == 0;
-                let lose = self.lose_superblock_every > 0 && tally.states % self.lose_superblock_every == 0;
+                let second = self.second_limit > 0 && tally.states.is_multiple_of(self.second_every);
+                let lose = self.lose_superblock_every > 0 && tally.states.is_multiple_of(self.lose_superblock_every);
                 let failure = |message| Failure { protocol: protocol.to_owned(), state: description, message };
                 let mut result = self.recover(&image, acknowledged, model, settings, second);
                 if let Some(image) = without_newest_superblock(&image).filter(|_| lose && result.is_ok()) {

@@ -11,7 +11,8 @@ use crate::id::{Generation, PageId, SizeClass};
 use crate::process::NoReaders;
 use crate::space::FirstFit;
 use crate::store::{
-    Changes, CheckpointJob, Committed, Durability, PageChange, Pinned, Progress, SeededEntropy, Settings, Store,
+    Changes, CheckpointJob, Committed, Durability, NewSpace, PageChange, Pinned, Progress, SeededEntropy, Settings,
+    Store,
 };
 
 /// One thing that a history does.
@@ -57,6 +58,7 @@ pub fn tiny() -> Settings {
         checkpoint_log_blocks: Some(96),
         in_log_blocks: 2,
         growth_blocks: 8,
+        new_space: NewSpace::Obtained,
         segment_blocks: 4,
         cached_nodes: 256,
         ..Settings::default()

@@ -150,7 +150,8 @@ pub(crate) fn cut(
 ) -> Result<(), String> {
     for (description, image) in below.crash_point().states_up_to(6, Tear::Never, seed) {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::from_image(&image));
-        reopen(&disk, settings, candidates).map_err(|message| format!("a power cut left {description:?}: {message}"))?;
+        reopen(&disk, settings, candidates)
+            .map_err(|message| format!("a power cut left {description:?}: {message}"))?;
     }
     Ok(())
 }

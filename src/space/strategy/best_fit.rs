@@ -46,3 +46,22 @@ impl AllocationStrategy for BestFit {
         self.runs.cut(blocks_total);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::{Purpose, Space};
+
+    #[test]
+    fn the_shortest_run_that_is_long_enough_is_taken_and_the_longest_if_none_is() {
+        let mut space = Space::new(100, 256, Box::new(BestFit::default()));
+        for used in [Extent::new(30, 1), Extent::new(40, 1), Extent::new(46, 54)] {
+            space.take(used).unwrap();
+        }
+        assert_eq!(space.allocate(&Request::exactly(4, Purpose::Data)).unwrap(), Some(Extent::new(41, 4)));
+        assert_eq!(space.allocate(&Request::exactly(4, Purpose::Data)).unwrap(), Some(Extent::new(31, 4)));
+        space.release(Extent::new(41, 4)).unwrap();
+        assert_eq!(space.allocate(&Request::exactly(5, Purpose::Data)).unwrap(), Some(Extent::new(35, 5)));
+        assert_eq!(space.allocate(&Request::up_to(50, Purpose::Data)).unwrap(), Some(Extent::new(0, 30)));
+    }
+}

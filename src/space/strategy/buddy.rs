@@ -124,6 +124,16 @@ impl FreeIndex for Buddies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::space::{Purpose, Space};
+
+    #[test]
+    fn extents_begin_at_a_multiple_of_their_length_rounded_up() {
+        let mut space = Space::new(1000, 256, Box::new(Buddy::default()));
+        let starts = [3, 5, 1, 9, 2]
+            .map(|blocks| space.allocate(&Request::exactly(blocks, Purpose::Data)).unwrap().unwrap().start.0);
+        // The smallest buddies of 1000 blocks lie at its end: 8 at 992, 32 at 960, and so on.
+        assert_eq!(starts, [992, 960, 965, 976, 966]);
+    }
 
     #[test]
     fn buddies_part_and_merge_again() {

@@ -132,6 +132,11 @@ pub trait AllocationStrategy: Send + std::fmt::Debug {
         true
     }
 
+    /// How many of a file's segments should be wholly free for the strategy to do well. A cleaner keeps as many.
+    fn segments_wanted(&self, _segments_total: u64) -> u64 {
+        0
+    }
+
     /// Whether the strategy is filling this segment, so that emptying it would be in vain.
     fn is_filling(&self, _segment: Segment) -> bool {
         false
@@ -148,6 +153,23 @@ pub trait AllocationStrategy: Send + std::fmt::Debug {
 
     /// The file has only this many blocks now.
     fn cut(&mut self, _blocks_total: u64) {}
+}
+
+/// The strategy of a store that asks for none: what ages best (`benches/space.rs`).
+pub fn default_strategy() -> Box<dyn AllocationStrategy> {
+    Box::new(SegmentFill::default())
+}
+
+/// One of each strategy, the default first.
+pub fn built_in() -> [Box<dyn AllocationStrategy>; 6] {
+    [
+        default_strategy(),
+        Box::new(FirstFit),
+        Box::new(NextFit::default()),
+        Box::new(BestFit::default()),
+        Box::new(Segregated::default()),
+        Box::new(Buddy::default()),
+    ]
 }
 
 #[cfg(test)]

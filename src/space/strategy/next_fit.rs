@@ -29,3 +29,19 @@ impl AllocationStrategy for NextFit {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::{Purpose, Space};
+
+    #[test]
+    fn the_search_goes_on_where_it_ended_and_around_the_end() {
+        let mut space = Space::new(100, 256, Box::new(NextFit::default()));
+        let request = Request::exactly(40, Purpose::Data);
+        assert_eq!(space.allocate(&request).unwrap(), Some(Extent::new(0, 40)));
+        space.release(Extent::new(0, 40)).unwrap();
+        assert_eq!(space.allocate(&request).unwrap(), Some(Extent::new(40, 40)));
+        assert_eq!(space.allocate(&request).unwrap(), Some(Extent::new(0, 40)));
+    }
+}

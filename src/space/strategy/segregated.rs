@@ -54,3 +54,23 @@ impl AllocationStrategy for Segregated {
         self.lists.cut(blocks_total);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::{Purpose, Space};
+
+    #[test]
+    fn the_first_list_of_runs_that_are_all_long_enough_is_served_from_its_lowest() {
+        let mut space = Space::new(100, 256, Box::new(Segregated::default()));
+        for used in [Extent::new(30, 1), Extent::new(38, 1), Extent::new(54, 46)] {
+            space.take(used).unwrap();
+        }
+        // Free are 30, 7 and 15 blocks, in the lists of 16, 4 and 8.
+        assert_eq!(space.allocate(&Request::exactly(5, Purpose::Data)).unwrap(), Some(Extent::new(39, 5)));
+        assert_eq!(space.allocate(&Request::exactly(4, Purpose::Data)).unwrap(), Some(Extent::new(31, 4)));
+        assert_eq!(space.allocate(&Request::exactly(12, Purpose::Data)).unwrap(), Some(Extent::new(0, 12)));
+        assert_eq!(space.allocate(&Request::exactly(17, Purpose::Data)).unwrap(), Some(Extent::new(12, 17)));
+        assert_eq!(space.allocate(&Request::exactly(10, Purpose::Data)).unwrap(), Some(Extent::new(44, 10)));
+    }
+}

@@ -1,0 +1,229 @@
+//! What all handles of one pager share, and the end of it.
+//!
+//! Locks, in the order in which a thread takes them: the turn to write, `core`, then the inner ones of the rooms below.
+//! Nobody waits for the turn while holding `core`, and the events' hook is called with neither `core` nor anything
+//! inside of it held.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::cache::Cache;
+use super::maintenance::{Maintenance, Pace};
+use super::options::{Event, Options};
+use super::read::Source;
+use super::turn::Turns;
+use crate::error::{Error, Result};
+use crate::id::SizeClass;
+use crate::map::Nodes;
+use crate::process::FileLock;
+use crate::store::{Medium, Published, RecoveryReport, Store};
+
+/// The core, and what may be touched only together with it.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) store: Store,
+    pub(super) maintenance: Maintenance,
+    /// Why the store is not to be used any more though its medium is not poisoned: a thread panicked in the middle.
+    pub(super) broken: Option<&'static str>,
+    /// What has happened and was not told yet.
+    pub(super) events: Vec<Event>,
+    /// Something failed since the core was last given back: perhaps the medium is poisoned.
+    pub(super) suspect: bool,
+    /// The last checkpoint is made, and the file may be another writer's.
+    pub(super) ended: bool,
+    poison_told: bool,
+    file_lock: Option<FileLock>,
+}
+
+pub(super) type CoreGuard<'a> = MutexGuard<'a, Core>;
+
+/// What the handles, views, transactions and the background thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) core: Mutex<Core>,
+    /// A checkpoint has ended.
+    pub(super) checkpoint_ended: Condvar,
+    /// There may be work for the background thread.
+    pub(super) work: Condvar,
+    /// A running checkpoint should not pace itself.
+    pub(super) hurry: AtomicBool,
+    pub(super) turns: Turns,
+    /// By class, an index below which none is free: where allocation begins to look. Only for who has the turn.
+    pub(super) lowest_free: Mutex<[u64; SizeClass::COUNT]>,
+    pub(super) published: Arc<Published>,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) medium: Arc<Medium>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) options: Options,
+    pub(super) recovery: RecoveryReport,
+    closed: AtomicBool,
+}
+
+/// One owner of an open pager: the last one closes it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        mut store: Store,
+        recovery: RecoveryReport,
+        options: &Options,
+        file_lock: Option<FileLock>,
+    ) -> Self {
+        let (published, nodes, medium) =
+            (Arc::clone(store.published()), Arc::clone(store.nodes()), Arc::clone(store.medium()));
+        let events = Vec::new();
+        let cache = Arc::new(Cache::new(options.memory_bytes));
+        store.set_stored_pages(Arc::clone(&cache) as _);
+        let maintenance = Maintenance::default();
+        let core = Core {
+            store,
+            maintenance,
+            broken: None,
+            events,
+            suspect: false,
+            ended: false,
+            poison_told: false,
+            file_lock,
+        };
+        Self {
+            core: Mutex::new(core),
+            checkpoint_ended: Condvar::new(),
+            work: Condvar::new(),
+            hurry: AtomicBool::new(false),
+            turns: Turns::default(),
+            lowest_free: Mutex::new([0; SizeClass::COUNT]),
+            published,
+            nodes,
+            medium,
+            cache,
+            options: options.clone(),
+            recovery,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The core, if the pager is open and whole.
+    pub(super) fn lock(&self) -> Result<CoreGuard<'_>> {
+        let core = self.lock_anyway();
+        self.check(&core)?;
+        Ok(core)
+    }
+
+    /// Fails if the pager is closed or broken: asked again after every wait.
+    pub(super) fn check(&self, core: &Core) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        match core.broken {
+            Some(reason) => Err(Error::Poisoned { path: self.medium.path().into(), reason: reason.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The core, whatever became of it. A thread that panicked with it in its hands may have left it half changed.
+    pub(super) fn lock_anyway(&self) -> CoreGuard<'_> {
+        self.core.lock().unwrap_or_else(|poison| broken(poison.into_inner()))
+    }
+
+    /// Waits for a condition of the core; the caller checks what became true.
+    pub(super) fn wait<'a>(&self, condition: &Condvar, core: CoreGuard<'a>) -> CoreGuard<'a> {
+        condition.wait(core).unwrap_or_else(|poison| broken(poison.into_inner()))
+    }
+
+    /// Gives the core back, and tells what happened.
+    pub(super) fn unlock(&self, mut core: CoreGuard<'_>) {
+        // To ask the medium is to wait for its syncs, so it is asked only if something failed.
+        if std::mem::take(&mut core.suspect)
+            && !core.poison_told
+            && let Some(reason) = core.broken.map(str::to_owned).or_else(|| self.medium.poison())
+        {
+            core.poison_told = true;
+            core.events.push(Event::Poisoned { reason });
+        }
+        let events = std::mem::take(&mut core.events);
+        drop(core);
+        events.iter().for_each(|event| self.options.hook.tell(event));
+    }
+
+    /// Gives the core back with the result of what was done with it.
+    pub(super) fn settle<T>(&self, mut core: CoreGuard<'_>, result: Result<T>) -> Result<T> {
+        core.suspect |= result.is_err();
+        self.unlock(core);
+        result
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        Source { nodes: &self.nodes, cache: &self.cache }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Reads without the core. Once the pager is closed another writer may use blocks again, so what is read then may
+    /// fail in any way: the answer is `Closed`. What does not fail is right, by its checksum.
+    pub(super) fn while_open<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        read().map_err(|error| if self.is_closed() { Error::Closed } else { error })
+    }
+}
+
+fn broken(mut core: CoreGuard<'_>) -> CoreGuard<'_> {
+    core.broken.get_or_insert("a thread panicked while it changed the store");
+    core
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>, thread: Option<JoinHandle<()>>) -> Self {
+        Self { shared, thread: Mutex::new(thread) }
+    }
+
+    /// Ends the background thread, makes a checkpoint, and gives the file's lock back. The second time it does nothing.
+    pub(super) fn shut(&self) -> Result<()> {
+        let shared = &self.shared;
+        {
+            let mut core = shared.lock_anyway();
+            if shared.closed.swap(true, Ordering::AcqRel) {
+                return Err(Error::Closed);
+            }
+            core.maintenance.stop();
+            shared.work.notify_all();
+        }
+        shared.turns.end();
+        shared.hurry.store(true, Ordering::Relaxed);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The hook of the events may have dropped the last handle on the background thread itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // It does not panic; if it did, `broken` tells.
+            let _ = thread.join();
+        }
+        let core = shared.lock_anyway();
+        let (mut core, result) = match core.broken {
+            Some(reason) => {
+                (core, Err(Error::Poisoned { path: shared.medium.path().into(), reason: reason.to_owned() }))
+            }
+            None => shared.checkpoint(core, Pace::Full),
+        };
+        core.ended = true;
+        core.file_lock = None;
+        match shared.settle(core, result) {
+            // Everything is in the log, and durable: the next open replays it.
+            Err(error) if error.is_no_space() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+impl Drop for Handle {
+    /// Does its best; who wants to know calls `close`.
+    fn drop(&mut self) {
+        let _ = self.shut();
+    }
+}

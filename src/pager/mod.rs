@@ -1,0 +1,233 @@
+//! The pager: a store for many threads, with transactions and views.
+//!
+//! Owns: the store behind a lock, the turn to write, the private changes of a transaction, a cache of page buffers, the
+//! background thread. Does not own: any rule of durability or reuse; those are the [`store`](crate::store)'s, and the
+//! pager only calls it.
+//!
+//! # Invariants
+//! - **P1** At most one transaction is open. What it changed is its own until its commit, which is one call of the core.
+//! - **P2** A view is a state that the core has published and that is held ([`Pinned`](crate::store::Pinned)): nothing
+//!   it reaches is used again while it lives. Reading it takes neither the turn nor the core's lock.
+//! - **P3** A buffer that is shared (in the cache, in a guard, before a savepoint) never changes; who changes one that
+//!   is shared makes a copy first.
+//! - **P4** After `close` nothing is written to the file, and what is read fails with `Closed`: it may be another
+//!   writer's by then.
+//! - **P5** Cache (`cache.rs`), private pages (`private.rs`) and background work (`maintenance.rs`) have invariants of
+//!   their own: K1–K3, W1–W3, B1–B3.
+//!
+//! # Threads
+//! [`Pager`] and [`View`] are used by any number of threads. A [`Transaction`] is used by one at a time. The order of
+//! locks is in `handle.rs`. A thread that has a transaction open must not wait for another turn: [`Pager::begin`],
+//! [`Pager::roll_back`] and [`Pager::verify`] would wait for ever.
+//!
+//! # Which call is where
+//! | call | file |
+//! | --- | --- |
+//! | create, open | `open.rs` |
+//! | begin, allocate, write, free, savepoints | `transaction.rs`, `guard.rs`; what they change: `private.rs` |
+//! | commit | `commit.rs` |
+//! | read | `read.rs`, `view.rs` |
+//! | checkpoints, cleaning | `maintenance.rs` |
+//! | close | `handle.rs` |
+
+mod cache;
+mod commit;
+mod guard;
+mod handle;
+mod maintenance;
+mod open;
+mod options;
+mod private;
+mod read;
+mod snapshots;
+mod transaction;
+mod turn;
+mod view;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use cache::CacheCounts;
+pub use guard::PageMut;
+pub use options::{Background, Event, Listener, Options};
+pub use private::Savepoint;
+pub use read::{PageGuard, Read};
+pub use transaction::Transaction;
+pub use view::{Scope, ScopedPage, View};
+
+use crate::error::Result;
+use crate::id::Generation;
+use crate::store::{
+    CheckpointReport, Counters, Durability, MoveReport, RecoveryReport, Status, Store, VerifyLevel, VerifyReport,
+};
+use handle::Handle;
+use maintenance::Pace;
+use turn::{Patience, Turn};
+
+/// An open store. Clones are handles of the same one; when the last of them, and of its views and transactions, is
+/// dropped, the store is closed as well as that can be done without anybody to report to.
+#[derive(Clone)]
+pub struct Pager {
+    handle: Arc<Handle>,
+}
+
+/// Where a pager stands, and what it has done since it was opened.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Where the store stands.
+    pub status: Status,
+    /// What the store has done.
+    pub counters: Counters,
+    /// The cache of page buffers.
+    pub cache: CacheCounts,
+    /// How many states are held: by views and their clones, and by the open transaction.
+    pub states_held: usize,
+    /// The oldest generation held.
+    pub oldest_held: Option<Generation>,
+}
+
+impl Pager {
+    /// What opening the store found and did.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.handle.shared.recovery
+    }
+
+    /// The file's path, or what the disk calls itself.
+    pub fn path(&self) -> &Path {
+        self.handle.shared.medium.path()
+    }
+
+    /// Begins a transaction, as soon as no other is open.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn begin(&self) -> Result<Transaction> {
+        self.begin_with(Patience::Endless)
+    }
+
+    /// Begins a transaction, if no other is open.
+    ///
+    /// # Errors
+    /// `Busy` if one is; `Closed`.
+    pub fn try_begin(&self) -> Result<Transaction> {
+        self.begin_with(Patience::None)
+    }
+
+    /// Begins a transaction, if no other is open any more within `limit`.
+    ///
+    /// # Errors
+    /// `Busy` if one still is; `Closed`.
+    pub fn begin_timeout(&self, limit: Duration) -> Result<Transaction> {
+        self.begin_with(Patience::for_duration(limit))
+    }
+
+    fn begin_with(&self, patience: Patience) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, patience)?)
+    }
+
+    /// A view of the newest committed state. Waits for nobody's input or output.
+    pub fn view(&self) -> View {
+        View::new(Arc::clone(&self.handle), self.handle.shared.published.pin())
+    }
+
+    /// Makes every commit so far durable.
+    ///
+    /// **Durability**: once this returned, no crash can undo what was committed before the call.
+    ///
+    /// # Errors
+    /// `Io`: what is durable is known only when the store is opened again, and writing is refused until then;
+    /// `Poisoned`; `Closed`.
+    pub fn sync(&self) -> Result<()> {
+        self.handle.shared.sync()
+    }
+
+    /// Folds the log into the trees, so that opening the store after a crash has less to do. Waits for a running
+    /// checkpoint first. `None` if there was nothing to fold.
+    ///
+    /// **Durability**: everything committed before the call is durable when this returned; that does not need a
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing happened. `Io`, `Corrupt`, `Poisoned`, `Closed`. No commit is concerned.
+    pub fn checkpoint(&self) -> Result<Option<CheckpointReport>> {
+        let shared = &self.handle.shared;
+        let (core, result) = shared.checkpoint(shared.lock()?, Pace::Full);
+        shared.settle(core, result)
+    }
+
+    /// One step of defragmentation: moves up to about `max_blocks` blocks of pages out of the emptiest segments of the
+    /// file. The report says when the walk over all pages that began with an earlier step is finished.
+    ///
+    /// **Durability**: what was moved is as durable as it was.
+    ///
+    /// # Errors
+    /// `NoSpace` if no blocks are free to move pages to (the file does not grow for them); else as of a commit, see
+    /// [`Transaction::commit_with`].
+    pub fn clean(&self, max_blocks: u64) -> Result<MoveReport> {
+        let shared = &self.handle.shared;
+        let mut core = shared.lock()?;
+        let result = core.clean(shared, max_blocks, Durability::Durable);
+        shared.settle(core, result)
+    }
+
+    /// Reads everything that can be reached, and says what is wrong. Waits for the turn to write, and keeps it;
+    /// `progress` hears how many bytes of pages have been read.
+    ///
+    /// # Errors
+    /// Only what keeps it from going on at all: findings are in the report. `Closed`.
+    pub fn verify(&self, level: VerifyLevel, progress: &mut dyn FnMut(u64)) -> Result<VerifyReport> {
+        let _turn = Turn::take(&self.handle, Patience::Endless)?;
+        let shared = &self.handle.shared;
+        let mut core = shared.without_checkpoint(shared.lock()?);
+        shared.check(&core)?;
+        let result = core.store.verify(level, progress);
+        shared.settle(core, result)
+    }
+
+    /// Where the pager stands, and what it has done. It may wait for a commit's input and output.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.handle.shared;
+        let (states_held, oldest_held) = shared.published.held();
+        let mut core = shared.lock_anyway();
+        let (status, counters) = (core.store.status(), core.store.counters());
+        Stats { status, counters, cache: shared.cache.counts(), states_held, oldest_held }
+    }
+
+    /// Calls `read` with the core, for tools that look at the file's structures. Nothing else can be done meanwhile.
+    #[doc(hidden)]
+    pub fn inspect<R>(&self, read: impl FnOnce(&mut Store) -> R) -> R {
+        read(&mut self.handle.shared.lock_anyway().store)
+    }
+
+    /// Closes the store for all handles: makes a checkpoint and gives the file's lock back. Every later call that can
+    /// fail gives `Closed`, on views too.
+    ///
+    /// **Durability**: everything committed is durable once this returned without an error, deferred commits included.
+    ///
+    /// # Errors
+    /// `Busy` if a transaction is open: then nothing happened. `Closed` if it was closed before. Other errors are those
+    /// of the last sync and checkpoint; the store is closed all the same. That there is no space for a checkpoint is no
+    /// error.
+    pub fn close(self) -> Result<()> {
+        let turn = Turn::take(&self.handle, Patience::None)?;
+        let result = self.handle.shut();
+        drop(turn);
+        result
+    }
+}
+
+impl fmt::Debug for Pager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pager").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+const _: () = {
+    const fn shared_between_threads<T: Send + Sync + 'static>() {}
+    const fn sent_to_threads<T: Send + 'static>() {}
+    shared_between_threads::<Pager>();
+    sent_to_threads::<Transaction>();
+    sent_to_threads::<Savepoint>();
+};

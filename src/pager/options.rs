@@ -1,0 +1,224 @@
+//! What a pager is told when it creates or opens a store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::disk::Caching;
+use crate::error::{Error, Result};
+use crate::id::BLOCK_BYTES;
+use crate::store::{CheckpointReport, MakeStrategy, NewSpace, RecoveryReport, Settings};
+
+/// Bytes that a decoded node of a tree takes in memory, about.
+const NODE_MEMORY_BYTES: usize = 7 << 10;
+
+/// Who does the work that is nobody's commit: checkpoints, and keeping whole segments of the file free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Background {
+    /// A thread of the pager's own, beside the commits.
+    #[default]
+    Thread,
+    /// The thread that commits, after the commit is done. All file access then happens on the callers' threads.
+    Inline,
+}
+
+/// Something that a program may want to know of, though it asked for nothing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A store was opened; this is what was found and done.
+    Opened(RecoveryReport),
+    /// A checkpoint was made.
+    Checkpoint(CheckpointReport),
+    /// A checkpoint or a step of cleaning that nobody asked for failed. No commit is concerned; it will be tried again.
+    BackgroundFailed {
+        /// What failed.
+        reason: String,
+    },
+    /// Writing is refused from now on, until the store is opened again.
+    Poisoned {
+        /// The first failure.
+        reason: String,
+    },
+}
+
+/// A function that is told of events.
+pub type Listener = dyn Fn(&Event) + Send + Sync;
+
+/// What hears of events.
+#[derive(Clone, Default)]
+pub(super) struct Hook(Option<Arc<Listener>>);
+
+impl Hook {
+    pub(super) fn tell(&self, event: &Event) {
+        if let Some(hook) = &self.0 {
+            hook(event);
+        }
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Hook(set)" } else { "Hook(none)" })
+    }
+}
+
+/// What a pager is told when it creates or opens a store. Only the application's id and version are kept in the file;
+/// everything else may differ from open to open.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(super) memory_bytes: usize,
+    pub(super) background: Background,
+    pub(super) caching: Caching,
+    pub(super) clean_target_percent: u8,
+    pub(super) hook: Hook,
+    checkpoint_log_bytes: Option<u64>,
+    log_segment_bytes: Option<u32>,
+    in_log_pages_bytes: Option<u32>,
+    growth_bytes: Option<u64>,
+    file_limit_bytes: Option<u64>,
+    settings: Settings,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            background: Background::default(),
+            caching: Caching::Buffered,
+            clean_target_percent: 5,
+            hook: Hook::default(),
+            checkpoint_log_bytes: None,
+            log_segment_bytes: None,
+            in_log_pages_bytes: None,
+            growth_bytes: None,
+            file_limit_bytes: None,
+            settings: Settings::default(),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults: 64 MiB for pages, a background thread, buffered file access, no application.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many bytes of page buffers may be kept for reading (default 64 MiB). A page that is larger can be read and
+    /// written in parts only. What an open transaction has changed, and what guards hold, comes on top.
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// About how many bytes of the page maps' nodes may be kept (default 112 MiB, enough for the maps of 11 GB of 4 KiB
+    /// pages). A checkpoint is also made when four times as much of them has changed.
+    pub fn map_memory(mut self, bytes: usize) -> Self {
+        self.settings.cached_nodes = bytes / NODE_MEMORY_BYTES;
+        self
+    }
+
+    /// Whose store this is, and the version of the application's own format. A store of another application is
+    /// refused. The default is 0: created, the store is nobody's in particular; to be opened, any will do.
+    pub fn application(mut self, id: u32, version: u32) -> Self {
+        self.settings.application_id = id;
+        self.settings.application_version = version;
+        self
+    }
+
+    /// Who makes checkpoints (default: a thread of the pager's own).
+    pub fn background(mut self, background: Background) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// Whether new space is written with zeros when the file grows (default: it is, so that commits into it are fast).
+    pub fn new_space(mut self, new_space: NewSpace) -> Self {
+        self.settings.new_space = new_space;
+        self
+    }
+
+    /// Whether file access goes through the system's page cache (default: it does).
+    pub fn caching(mut self, caching: Caching) -> Self {
+        self.caching = caching;
+        self
+    }
+
+    /// Bytes of log after which a checkpoint is due (default: a quarter of the page maps, but at least 8 MiB and at most
+    /// 64 MiB). More makes commits cheaper and opening after a crash slower.
+    pub fn checkpoint_log_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_log_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of a segment of the log, in whole blocks of 4 KiB (default 1 MiB, at least 16 KiB).
+    pub fn log_segment_bytes(mut self, bytes: u32) -> Self {
+        self.log_segment_bytes = Some(bytes);
+        self
+    }
+
+    /// Commits of at most so many bytes of pages go out in one write with their record (default 128 KiB; 0: none do).
+    pub fn in_log_pages_bytes(mut self, bytes: u32) -> Self {
+        self.in_log_pages_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes beyond which the file does not grow (default: no limit but the disk's).
+    pub fn file_limit_bytes(mut self, bytes: u64) -> Self {
+        self.file_limit_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes by which the file grows at least (default 1 MiB); a large file grows by more.
+    pub fn growth_bytes(mut self, bytes: u64) -> Self {
+        self.growth_bytes = Some(bytes);
+        self
+    }
+
+    /// How many percent of the file's segments (of 1 MiB) are to be wholly free, so that commits find contiguous space
+    /// (default 5; 0: nothing is moved for that). Pages are moved in proportion to what is committed, and only while
+    /// enough blocks are free in the rest of the file to be worth it.
+    pub fn clean_target(mut self, percent: u8) -> Self {
+        self.clean_target_percent = percent;
+        self
+    }
+
+    /// Which strategy proposes extents (default: [`SegmentFill`](crate::space::SegmentFill)).
+    pub fn strategy(mut self, make: MakeStrategy) -> Self {
+        self.settings.strategy = make;
+        self
+    }
+
+    /// What is to hear of events. It is called on the thread that an event happens on, with no lock of the pager held
+    /// but, in a commit, the turn to write: it may read and ask for statistics, and must not begin a transaction.
+    pub fn events(mut self, hook: Arc<Listener>) -> Self {
+        self.hook = Hook(Some(hook));
+        self
+    }
+
+    /// The same for the core, in blocks.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        let mut settings = self.settings.clone();
+        if self.clean_target_percent > 50 {
+            let reason = "more than 50 percent cannot be kept free";
+            return Err(Error::InvalidOption { option: "clean_target", reason });
+        }
+        let blocks_of_u32 = |bytes: u32| bytes / BLOCK_BYTES as u32;
+        if let Some(bytes) = self.log_segment_bytes {
+            settings.log_segment_blocks = blocks_of_u32(bytes);
+        }
+        if let Some(bytes) = self.in_log_pages_bytes {
+            settings.in_log_blocks = blocks_of_u32(bytes);
+        }
+        if let Some(bytes) = self.checkpoint_log_bytes {
+            settings.checkpoint_log_blocks = Some((bytes / BLOCK_BYTES).max(1));
+        }
+        if let Some(bytes) = self.growth_bytes {
+            settings.growth_blocks = bytes.div_ceil(BLOCK_BYTES);
+        }
+        if let Some(bytes) = self.file_limit_bytes {
+            settings.blocks_limit = (bytes / BLOCK_BYTES).min(settings.blocks_limit);
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+}
