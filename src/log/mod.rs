@@ -164,6 +164,11 @@ impl Log {
         self.spares.pop()
     }
 
+    /// Takes out all spare segments but `kept` of them.
+    pub fn shed_spares(&mut self, kept: usize) -> Vec<Extent> {
+        self.spares.split_off(kept.min(self.spares.len()))
+    }
+
     /// Keeps a segment that is not in use.
     pub fn add_spare(&mut self, extent: Extent) {
         self.spares.push(extent);
