@@ -42,9 +42,11 @@ impl Changes {
         self.pages.is_empty() && self.header.is_none() && self.added.is_empty() && self.removed.is_empty()
     }
 
-    /// Whether the commit can only give space back.
-    pub(super) fn only_frees(&self) -> bool {
-        self.added.is_empty() && self.pages.values().all(|change| matches!(change, PageChange::Free | PageChange::Zero))
+    /// Whether the commit gives space back: it frees or clears pages, or removes snapshots, and does nothing else but
+    /// set the header.
+    pub(super) fn gives_back(&self) -> bool {
+        let frees = self.pages.values().all(|change| matches!(change, PageChange::Free | PageChange::Zero));
+        frees && self.added.is_empty() && !(self.pages.is_empty() && self.removed.is_empty())
     }
 }
 

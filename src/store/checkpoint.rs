@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::append::SPARES_NEEDED;
 use super::apply::body_entry;
+use super::commit::Prepared;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
 use super::{Maps, Medium, OnDisk, Running, State, Store, reuse};
@@ -681,8 +682,9 @@ impl Store {
 
     /// Refuses what would leave no room for the next checkpoint and a commit that frees pages: so a full store can
     /// always be emptied. Commits that only free pages may use that room.
-    pub(super) fn admit(&mut self, changes: &super::Changes) -> Result<()> {
-        if changes.only_frees() {
+    pub(super) fn admit(&mut self, changes: &super::Changes, prepared: &Prepared) -> Result<()> {
+        // A page of zeros that was not there before takes its part of a node.
+        if changes.gives_back() && prepared.pages.iter().all(|page| !page.old.is_null()) {
             return Ok(());
         }
         // Log for commits that free: their own segments, since what small commits leave is in single blocks.

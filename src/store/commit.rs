@@ -145,7 +145,7 @@ impl Store {
             && self.log.plan(run_blocks).is_some()
             && self.log.has_room_for_two(run_blocks);
         if in_log {
-            self.admit(changes)?;
+            self.admit(changes, &prepared)?;
             let plan = self.plan_log(run_blocks)?;
             let mut next = plan.placement.address.0 + blocks;
             for unit in &mut prepared.units {
@@ -179,7 +179,7 @@ impl Store {
                 draft.entries.extend(self.dead_chunks(page.page, &page.old)?);
             }
         }
-        self.admit(changes)?;
+        self.admit(changes, &prepared)?;
         self.write_units(&prepared.units)?;
         self.write_units(&node_units)?;
         self.commit_written(draft, &prepared.units, &node_units, generation, durability, taken)
