@@ -1,7 +1,7 @@
 //! Every workload of up to three operations, every subset of the unsynced blocks, every tear of one of them.
 
 use vellum::disk::Tear;
-use vellum::testing::{Explorer, History, Step, tiny};
+use vellum::testing::{Explorer, History, Step, Tally, tiny};
 
 /// The operations, by the protocol they exercise.
 fn operations() -> Vec<(&'static str, Step)> {
@@ -62,20 +62,41 @@ fn creation_cut_short_opens_or_can_be_created_again() {
     assert!(explorer.total().states > 500);
 }
 
-#[test]
-fn every_workload_of_up_to_three_operations_survives_every_cut() {
+/// Explores all workloads of up to three operations; this thread's share of the states.
+fn explore_all(share: (u64, u64)) -> Explorer {
     let operations = operations();
-    let mut explorer = Explorer::new(Tear::Every16, 40_000, 0);
+    let mut explorer = Explorer::new(Tear::Every16, 400_000, 0);
+    explorer.share = share;
+    explorer.work_every = 16;
+    explorer.second_every = 64;
+    explorer.second_limit = 24;
+    explorer.lose_superblock_every = 64;
     for (protocol, first) in &operations {
         explore(&mut explorer, protocol, beginning(), std::slice::from_ref(first));
-    }
-    for (_, first) in &operations {
         for (protocol, second) in &operations {
             explore(&mut explorer, protocol, beginning(), &[first.clone(), second.clone()]);
+            for (protocol, third) in &operations {
+                explore(&mut explorer, protocol, beginning(), &[first.clone(), second.clone(), third.clone()]);
+            }
         }
     }
-    for (protocol, tally) in explorer.tallies() {
+    explorer
+}
+
+#[test]
+fn every_workload_of_up_to_three_operations_survives_every_cut() {
+    const THREADS: u64 = 2;
+    let explorers: Vec<Explorer> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|index| scope.spawn(move || explore_all((index, THREADS)))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut all = Tally::default();
+    for protocol in explorers[0].tallies().keys() {
+        let tally = explorers.iter().filter_map(|explorer| explorer.tallies().get(protocol)).copied().sum::<Tally>();
         println!("{protocol}: {tally}");
+        all = [all, tally].into_iter().sum();
     }
-    println!("all: {}", explorer.total());
+    println!("all: {all}");
+    assert!(all.states >= 1_000_000, "only {} states", all.states);
+    assert!(all.double >= 100_000, "only {} states after a second crash", all.double);
 }
