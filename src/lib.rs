@@ -58,7 +58,7 @@ pub use pager::{
     Stats, Transaction, View,
 };
 pub use store::{
-    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, RecoveryReport, Severity, Status,
+    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
     VerifyLevel, VerifyReport,
 };
 

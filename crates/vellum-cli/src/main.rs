@@ -1,3 +1,37 @@
-//! The command line of Vellum.
+//! The command line of Vellum: `vellum --help` says what it does.
+//!
+//! - **C1** Results go to standard output, progress and complaints to standard error (`output`).
+//! - **C2** Every way to end has its exit code (`exit`), and every failure its three lines (`failure`).
+//! - **C3** Commands that read open the file for reading only, and change no byte of it (`overlay`, `survey`).
+//! - **C4** Nothing here is needed for durability: what a command promises is what `vellum` promises it.
 
-fn main() {}
+mod arguments;
+mod commands;
+mod exit;
+mod failure;
+mod interrupt;
+mod open;
+mod output;
+mod overlay;
+mod progress;
+mod survey;
+mod time;
+mod tree;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match arguments::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit.into(),
+    };
+    let output = arguments.global.output();
+    let result = arguments.command.run(&output);
+    let exit = result.and_then(|exit| output.flush().map(|()| exit)).unwrap_or_else(|failure| {
+        // What was found before the failure is still worth having.
+        let _ = output.flush();
+        output.failure(&failure);
+        failure.exit
+    });
+    exit.into()
+}

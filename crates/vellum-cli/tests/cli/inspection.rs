@@ -1,0 +1,114 @@
+//! What is shown of stores, whole and damaged.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{Place, Running, on, path, run};
+
+/// A store with one file, whose bytes are all `x`.
+fn store_with_one_file(place: &Place) -> std::path::PathBuf {
+    let (tree, store) = (place.join("tree"), place.join("store"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), [b'x'; 10_000]).unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
+    store
+}
+
+fn flip(store: &Path, offset: usize) {
+    let mut bytes = fs::read(store).unwrap();
+    bytes[offset] ^= 1;
+    fs::write(store, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_of_a_page_is_found_and_named() {
+    let place = Place::new();
+    let store = store_with_one_file(&place);
+    let bytes = fs::read(&store).unwrap();
+    flip(&store, bytes.windows(100).position(|window| window == [b'x'; 100]).unwrap() + 50);
+
+    on(&store, "check {}").expect(0);
+    let lines = on(&store, "check {} --level full --json").expect(4).json();
+    assert_eq!((&lines[0]["type"], &lines[0]["page"]), (&"finding".into(), &"14:0".into()));
+    assert_eq!(lines.last().unwrap()["damages"], 1);
+    let cat = on(&store, "cat {} file").expect(4);
+    assert!(cat.stderr.contains("14:0") && cat.stderr.lines().count() == 3, "{}", cat.stderr);
+    run(["export", path(&store), path(&place.join("out"))]).expect(4);
+    assert!(!place.join("out/file").exists());
+    let shown = on(&store, "inspect page {} 14:0").expect(4);
+    assert!(shown.text().contains("checksum"), "{}", shown.text());
+}
+
+#[test]
+fn info_and_inspect_show_what_is_left_of_a_damaged_store() {
+    let place = Place::new();
+    let store = store_with_one_file(&place);
+    let copies = |words: &str, code| {
+        let lines = on(&store, words).expect(code).json();
+        lines.iter().filter(|line| line["valid"] == true).count()
+    };
+    assert_eq!(copies("inspect superblock {} --json", 0), 4);
+    flip(&store, 4096 + 100);
+    flip(&store, 2 * 4096 + 100);
+    assert_eq!(copies("inspect superblock {} --json", 0), 2);
+    assert_eq!(on(&store, "info {} --json").expect(0).json()[0]["superblock_copies_valid"], 2);
+    on(&store, "check {} --level full").expect(0);
+    flip(&store, 17 * 4096 + 100);
+    flip(&store, 18 * 4096 + 100);
+    assert_eq!(copies("inspect superblock {} --json", 4), 0);
+    for words in ["info {}", "check {}", "inspect map {}", "inspect record {}", "inspect page {} 12:0", "ls {}"] {
+        assert_eq!(on(&store, words).expect(4).stderr.lines().count(), 3, "{words}");
+    }
+}
+
+#[test]
+fn every_command_speaks_json() {
+    let place = Place::new();
+    let store = store_with_one_file(&place);
+    let of = |words: &str| on(&store, words).expect(0).json();
+    let constants = of("inspect format --json");
+    assert!(constants.iter().any(|line| line["name"] == "BLOCK_BYTES" && line["value"] == 4096));
+    assert_eq!(of("info {} --json")[0]["tree"]["bytes"], 10_000);
+    let file = &of("ls --json {}")[0];
+    assert_eq!((&file["path"], &file["kind"], &file["bytes"]), (&"file".into(), &"file".into(), &10_000.into()));
+    assert_eq!(file["pages"], Value::from(vec!["14:0"]));
+    assert!(of("inspect {} map --json").iter().any(|line| line["class"] == 14 && line["pages"] == 1));
+    assert!(of("inspect {} map --pages --json").iter().any(|line| line["page"] == "14:0"));
+    assert_eq!(of("inspect page {} 14:0 --json")[0]["fault"], Value::Null);
+    assert_eq!(of("check --level full {} --json").last().unwrap()["damages"], 0);
+    assert_eq!(run(["create", "--json", path(&place.join("new"))]).expect(0).json()[0]["type"], "created");
+    let failed = run(["info", "--json", path(&place.join("nothing"))]).expect(10);
+    let error: Value = serde_json::from_str(&failed.stderr).unwrap();
+    assert_eq!((&error["type"], &error["exit"], failed.stdout.len()), (&"error".into(), &10.into(), 0));
+}
+
+#[test]
+fn records_after_the_checkpoint_are_shown_with_their_changes() {
+    let place = Place::new();
+    let store = place.join("store");
+    let mut running = Running::start(["stress", "write", path(&store), "100000"]);
+    let acknowledged = running.lines.by_ref().take(20).map(Result::unwrap).count();
+    running.kill();
+    let records = on(&store, "inspect record {} --entries --json").expect(0).json();
+    assert!(records.len() >= acknowledged);
+    let sets = records[5]["entries"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "set");
+    assert_eq!(sets.count(), 4);
+    let one = on(&store, "inspect record {} --generation 3 --json").expect(0).json();
+    assert_eq!((one.len(), &one[0]["generation"]), (1, &3.into()));
+    on(&store, "inspect record {} --generation 123456789").expect(10);
+}
+
+#[test]
+fn help_manual_and_completions_come_from_the_same_definitions() {
+    let store = Path::new("unused");
+    assert!(on(store, "--help").expect(0).text().contains("Exit codes:"));
+    assert!(on(store, "--version").expect(0).text().starts_with("vellum "));
+    assert!(on(store, "man").expect(0).text().contains("import"));
+    assert!(on(store, "man import").expect(0).text().contains("checksum"));
+    on(store, "man nothing").expect(2);
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(on(store, &format!("completions {shell}")).expect(0).text().contains("import"));
+    }
+}
