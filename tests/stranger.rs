@@ -80,8 +80,13 @@ fn open(image: &Image, settings: &Settings) -> vellum::Result<(Store, RecoveryRe
 
 #[test]
 fn the_worked_example_reads_as_it_is_told() {
-    let file = small::small_store();
-    let reader = Reader::open(&file).unwrap();
+    for file in [small::golden_store(), small::small_store()] {
+        assert_read_as_told(&file);
+    }
+}
+
+fn assert_read_as_told(file: &[u8]) {
+    let reader = Reader::open(file).unwrap();
     assert_eq!((reader.generation, reader.durable), (4, 3));
     assert_eq!(reader.state.header, b"root page 12:0");
     let starts = |state, page: PageId, text: &[u8]| reader.page(state, page.to_u64()).unwrap().starts_with(text);
