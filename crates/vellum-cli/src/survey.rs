@@ -109,7 +109,7 @@ impl Survey {
             next: superblock.segments.get(index + 1).copied().filter(|segment| segment.salt != 0),
         };
         let mut scanner = Scanner::new(Arc::clone(&self.disk) as Arc<dyn Disk>, superblock.store, start)?;
-        while let Some(record) = scanner.next()? {
+        while let Some(record) = scanner.next_record()? {
             let outer = self.outer_entries(&record);
             visit(&record, if outer.is_empty() { &record.entries } else { &outer })?;
         }
