@@ -58,6 +58,11 @@ pub use pager::{
     Stats, Transaction, View,
 };
 pub use store::{
-    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, RecoveryReport, Severity, Status,
+    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
     VerifyLevel, VerifyReport,
 };
+
+/// The example of README.md, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ExampleOfTheReadme;

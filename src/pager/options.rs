@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::disk::Caching;
 use crate::error::{Error, Result};
 use crate::id::BLOCK_BYTES;
-use crate::store::{CheckpointReport, MakeStrategy, RecoveryReport, Settings};
+use crate::store::{CheckpointReport, MakeStrategy, NewSpace, RecoveryReport, Settings};
 
 /// Bytes that a decoded node of a tree takes in memory, about.
 const NODE_MEMORY_BYTES: usize = 7 << 10;
@@ -128,6 +128,12 @@ impl Options {
     /// Who makes checkpoints (default: a thread of the pager's own).
     pub fn background(mut self, background: Background) -> Self {
         self.background = background;
+        self
+    }
+
+    /// Whether new space is written with zeros when the file grows (default: it is, so that commits into it are fast).
+    pub fn new_space(mut self, new_space: NewSpace) -> Self {
+        self.settings.new_space = new_space;
         self
     }
 

@@ -41,10 +41,9 @@ pub fn file_state(disk: &dyn Disk) -> Result<FileState> {
     let length = disk.length().map_err(|source| io("length", None, source))?;
     let mut head = vec![0; length.min(BLOCK_BYTES) as usize];
     disk.read_at(0, &mut head).map_err(|source| io("read", Some(0), source))?;
-    match birth_state(&head, length) {
-        BirthState::Foreign => return Ok(FileState::Foreign),
-        BirthState::Torn => return Ok(FileState::Incomplete),
-        BirthState::Whole => {}
+    let birth = birth_state(&head, length);
+    if birth == BirthState::Torn {
+        return Ok(FileState::Incomplete);
     }
     // The first checkpoint goes to slot 1. Until the second, slot 0 is zero; after it, never again.
     let mut valid = false;
@@ -57,7 +56,12 @@ pub fn file_state(disk: &dyn Disk) -> Result<FileState> {
         valid |= matches!(Superblock::decode(&bytes), Ok(Some(_)));
         slot_0_is_zero &= index % 2 == 1 || bytes.iter().all(|byte| *byte == 0);
     }
-    Ok(if !valid && slot_0_is_zero { FileState::Incomplete } else { FileState::Store })
+    Ok(match birth {
+        // A store is one also with a damaged birth block, which nothing else depends on.
+        BirthState::Foreign if !valid => FileState::Foreign,
+        BirthState::Whole if !valid && slot_0_is_zero => FileState::Incomplete,
+        _ => FileState::Store,
+    })
 }
 
 impl Store {

@@ -69,11 +69,17 @@ pub fn read_part(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, offset: 
     if offset == 0 && target.len() == unit {
         return read_page(disk, page, pointer, target);
     }
+    let length = target.len() as u64;
+    if offset.checked_add(length).is_none_or(|end| end > unit as u64) {
+        return Err(Error::OutOfPage { page, offset, length });
+    }
+    if pointer.codec == Codec::Zero {
+        target.fill(0);
+        return Ok(());
+    }
     let mut whole = crate::disk::AlignedBuffer::zeroed(unit);
     read_page(disk, page, pointer, &mut whole)?;
-    let length = target.len() as u64;
-    let part = (offset as usize).checked_add(target.len()).and_then(|end| whole.get(offset as usize..end));
-    target.copy_from_slice(part.ok_or(Error::OutOfPage { page, offset, length })?);
+    target.copy_from_slice(&whole[offset as usize..][..target.len()]);
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //!        │                                                                  │ every state, or a seeded choice
 //!        └──────────►  Model: pages by generation  ──compare──  recovered store ◄── Image
 //! ```
-//! [`History::run`] runs steps on a store and on the model; [`Explorer`] takes the store through every state that a
+//! [`History::step`] runs a step on a store and on the model; [`Explorer`] takes the store through every state that a
 //! power cut could have left, recovers each, and compares. Its checks:
 //! - what is recovered is one committed state, whole, and not older than the last one acknowledged;
 //! - no block is claimed twice, and exactly the unclaimed ones are free (the reference for the rules of reuse);

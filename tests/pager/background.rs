@@ -69,7 +69,8 @@ fn without_a_thread_the_committing_one_makes_checkpoints() {
 #[test]
 fn a_checkpoint_that_fails_harms_no_commit_and_is_tried_again() {
     let (_, disk) = faulty();
-    let (options, events) = collecting(inline().checkpoint_log_bytes(64 << 10));
+    let quick = inline().checkpoint_log_bytes(64 << 10).new_space(vellum::NewSpace::Obtained);
+    let (options, events) = collecting(quick);
     let pager = create_on(&disk, &options);
     write(&pager, page(0), 1).unwrap();
     // Small commits are durable writes; the next plain write is of a checkpoint's nodes.
