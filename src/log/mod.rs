@@ -12,6 +12,8 @@
 //! - **L3** A record is one only with the store's id, its own address, its segment's present salt, the seal of the
 //!   record before, and the next generation. Bytes of pages, in whatever segment, cannot be one by accident.
 //! - **L4** A segment is kept until both superblock slots have folded every record in it (rule R4).
+//! - **L5** A segment that the log has left holds two records at least: what it announces as the next is said twice, and
+//!   the loss of one record does not hide those that come after.
 //!
 //! Callers: `store` alone. Thread rules: [`Log`] belongs to the store's one thread; scanning only reads.
 
@@ -162,6 +164,11 @@ impl Log {
         self.spares.pop()
     }
 
+    /// Takes out all spare segments but `kept` of them.
+    pub fn shed_spares(&mut self, kept: usize) -> Vec<Extent> {
+        self.spares.split_off(kept.min(self.spares.len()))
+    }
+
     /// Keeps a segment that is not in use.
     pub fn add_spare(&mut self, extent: Extent) {
         self.spares.push(extent);
@@ -192,6 +199,15 @@ impl Log {
         let next = self.announced()?;
         let fits = run_blocks <= u64::from(next.extent.blocks);
         fits.then_some(Placement { address: next.extent.start, salt: next.salt, segment: Which::Next })
+    }
+
+    /// Whether the segment that a run of so many blocks goes to, and the one it may leave for that, hold two of them: so
+    /// each gets its second record (L5).
+    pub fn has_room_for_two(&self, run_blocks: u64) -> bool {
+        self.segments
+            .iter()
+            .skip(self.current)
+            .all(|segment| run_blocks <= u64::from(segment.reference.extent.blocks / 2))
     }
 
     /// Takes note of a record written where [`Log::plan`] said.

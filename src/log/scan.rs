@@ -6,13 +6,16 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, RECORD_HEADER_BYTES, RecordHeader, RecordIdentity, Seal, SegmentReference, decode_body, decode_header,
-    verify_checksum,
+    Entry, RECORD_HEADER_BYTES, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, decode_body,
+    decode_header, verify_checksum,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Generation, StoreId};
 
 /// Blocks read at a time.
 const WINDOW_BLOCKS: u64 = 32;
+
+/// Segments that are searched for evidence beyond the end of the log.
+const EVIDENCE_SEGMENTS: usize = SEGMENTS_LIMIT;
 
 /// Where to start: as a superblock tells.
 #[derive(Clone, Debug)]
@@ -169,26 +172,36 @@ impl Scanner {
         Ok(&self.window.bytes[from..from + wanted as usize])
     }
 
-    /// The greatest generation that any whole record beyond the present place, in this segment or the announced one,
-    /// says to be durable. Such a record, if it speaks of a generation that was not found, proves that the end of the
-    /// log is damage and not a torn commit (design review, finding 16).
+    /// The greatest generation that any whole record beyond the present place says to be durable. Such a record, if it
+    /// speaks of a generation that was not found, proves that the end of the log is damage and not a torn commit
+    /// (design review, finding 16).
+    ///
+    /// Looked at are the rest of this segment, the announced one, and those that whole records found there announce: a
+    /// record that is lost in the middle of a segment must not hide the segments after it.
     ///
     /// # Errors
     /// `Io`.
     pub fn evidence_beyond(&mut self) -> Result<Option<Generation>> {
         let mut evidence = None;
-        let rest = (self.segment, self.offset);
-        for (segment, from) in std::iter::once(rest).chain(self.next.map(|next| (next, 0))) {
+        let mut segments = vec![(self.segment, self.offset)];
+        segments.extend(self.next.map(|next| (next, 0)));
+        let mut index = 0;
+        while let Some(&(segment, from)) = segments.get(index) {
+            index += 1;
             let mut offset = from;
             while offset < segment.extent.blocks {
-                match self.whole_record(segment, offset)? {
-                    Some(found) => {
-                        evidence = evidence.max(Some(found.header.synced_through));
-                        // Pages behind a record are not looked at.
-                        offset += found.header.run_blocks;
-                    }
-                    None => offset += 1,
+                let Some(found) = self.whole_record(segment, offset)? else {
+                    offset += 1;
+                    continue;
+                };
+                evidence = evidence.max(Some(found.header.synced_through));
+                let announced = found.header.next_segment;
+                let fresh = announced.filter(|next| segments.iter().all(|(known, _)| known != next));
+                if segments.len() < EVIDENCE_SEGMENTS {
+                    segments.extend(fresh.map(|next| (next, 0)));
                 }
+                // Pages behind a record are not looked at.
+                offset += found.header.run_blocks;
             }
         }
         Ok(evidence)

@@ -11,6 +11,9 @@ use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Extent, Generation};
 use crate::log::{Placement, Which};
 use crate::space::{Purpose, Request};
 
+/// Segments that are kept for commits that only free pages, so that a full store can be emptied.
+pub(super) const SPARES_NEEDED: usize = 2;
+
 /// A record to be written.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
@@ -104,7 +107,7 @@ impl Store {
         self.space.allocate(request)
     }
 
-    /// Grows the file by at least `blocks` blocks; whether it did.
+    /// Grows the file by at least `blocks` blocks, or else gives back what log can be spared; whether it did either.
     pub(super) fn grow(&mut self, blocks: u64) -> Result<bool> {
         let total = self.space.blocks_total();
         // An extent lies in one leaf, so growth across the end of a leaf must leave room behind it.
@@ -127,7 +130,14 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        self.shed_spares()
+    }
+
+    /// Gives back the log segments that are kept for convenience only; whether there were any.
+    fn shed_spares(&mut self) -> Result<bool> {
+        let shed = self.log.shed_spares(SPARES_NEEDED);
+        shed.iter().try_for_each(|extent| self.space.release(*extent))?;
+        Ok(!shed.is_empty())
     }
 
     /// Writes a record where `plan` says, with `pages` (stored bytes, whole blocks) directly behind it, and makes it

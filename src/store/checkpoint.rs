@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::append::SPARES_NEEDED;
 use super::apply::body_entry;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
@@ -685,7 +686,7 @@ impl Store {
             return Ok(());
         }
         // Log for commits that free: their own segments, since what small commits leave is in single blocks.
-        while self.log.spares().len() < 2 {
+        while self.log.spares().len() < SPARES_NEEDED {
             let blocks = self.settings.log_segment_blocks;
             let minimum = self.settings.segment_minimum_blocks();
             let request = Request { blocks, minimum, multiple: 1, purpose: Purpose::Log };

@@ -142,7 +142,8 @@ impl Store {
             && unit_blocks <= self.settings.in_log_blocks.into()
             && !chunked
             && blocks <= self.settings.record_limit_blocks()
-            && self.log.plan(run_blocks).is_some();
+            && self.log.plan(run_blocks).is_some()
+            && self.log.has_room_for_two(run_blocks);
         if in_log {
             self.admit(changes)?;
             let plan = self.plan_log(run_blocks)?;

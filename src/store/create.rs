@@ -52,9 +52,10 @@ pub fn file_state(disk: &dyn Disk) -> Result<FileState> {
         let mut bytes = [0; BLOCK_LENGTH];
         let offset = block * BLOCK_BYTES;
         let present = length.saturating_sub(offset).min(BLOCK_BYTES) as usize;
-        disk.read_at(offset, &mut bytes[..present]).map_err(|source| io("read", Some(offset), source))?;
-        valid |= matches!(Superblock::decode(&bytes), Ok(Some(_)));
-        slot_0_is_zero &= index % 2 == 1 || bytes.iter().all(|byte| *byte == 0);
+        // A copy that cannot be read is not zero, for all we know; the others may serve.
+        let read = disk.read_at(offset, &mut bytes[..present]);
+        valid |= read.is_ok() && matches!(Superblock::decode(&bytes), Ok(Some(_)));
+        slot_0_is_zero &= index % 2 == 1 || (read.is_ok() && bytes.iter().all(|byte| *byte == 0));
     }
     Ok(match birth {
         // A store is one also with a damaged birth block, which nothing else depends on.

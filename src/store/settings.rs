@@ -91,12 +91,13 @@ impl Settings {
 
     /// Blocks of the shortest segment that will do where there is no room for a whole one.
     pub(super) fn segment_minimum_blocks(&self) -> u32 {
-        (self.log_segment_blocks / 8).max(4)
+        (self.log_segment_blocks / 4).max(4)
     }
 
-    /// Blocks of the largest record that goes into the log whole; a larger one puts its body into data extents.
+    /// Blocks of the largest record that goes into the log whole; a larger one puts its body into data extents. Two fit
+    /// into the shortest segment (L5).
     pub(super) fn record_limit_blocks(&self) -> u64 {
-        u64::from(self.segment_minimum_blocks()).min(64)
+        u64::from(self.segment_minimum_blocks() / 2).min(64)
     }
 }
 

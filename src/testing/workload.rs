@@ -152,7 +152,11 @@ impl History {
         }
     }
 
-    fn try_step(&mut self, step: &Step) -> Result<Outcome> {
+    /// As [`History::step`], but a full disk is an error, and so is a checkpoint that runs already.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn try_step(&mut self, step: &Step) -> Result<Outcome> {
         let mut state = self.model.newest();
         match step {
             Step::Write(pages) | Step::WriteDeferred(pages) => {
@@ -207,7 +211,16 @@ impl History {
             }
             Step::CheckpointEnd => {
                 let Some(mut job) = self.job.take() else { return Ok(Outcome::Skipped) };
-                while job.write()? == Progress::More {}
+                loop {
+                    match job.write() {
+                        Ok(Progress::More) => {}
+                        Ok(Progress::Done) => break,
+                        Err(error) => {
+                            self.store.checkpoint_abandon(job)?;
+                            return Err(error);
+                        }
+                    }
+                }
                 self.store.checkpoint_finish(job)?;
             }
             Step::Snapshot(number) => {
