@@ -297,7 +297,8 @@ fn a_cut_commit_with_an_external_body_is_there_whole_or_not_at_all() {
             let mut store = open(Arc::new(SimulatedDisk::from_image(&image)), &settings);
             let index = store.state().generation.0 - first.0 - 1;
             assert!(index >= acknowledged, "{index} is shown, {acknowledged} was acknowledged: {description:?}");
-            shows_many(&store, 0, COUNT, index as u8 + 1).unwrap_or_else(|message| panic!("{message}, {description:?}"));
+            shows_many(&store, 0, COUNT, index as u8 + 1)
+                .unwrap_or_else(|message| panic!("{message}, {description:?}"));
             check(&mut store);
             tried += 1;
         }
