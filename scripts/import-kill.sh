@@ -66,8 +66,8 @@ acknowledged=$work/acknowledged
 : >"$acknowledged"
 killed=0
 while [ "$killed" -lt "$kills" ]; do
-    # All moments fall before the end, so that each kill meets an import; more of them than kills do not hurt.
-    moment=$((whole * (RANDOM % 1000 + 1) / 1000 / (kills + 1)))
+    # The moments share one import among the kills. Should it end before them all, another begins.
+    moment=$((2 * whole * (RANDOM % 1000 + 1) / 1000 / (kills + 1)))
     "$VELLUM" import -vv "$store" "$tree" >"$work/printed" 2>"$work/complaints" &
     running=$!
     sleep "$((moment / 1000)).$(printf '%03d' $((moment % 1000)))"

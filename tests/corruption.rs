@@ -4,6 +4,7 @@
 //! never a wrong byte, never a panic. A block that an open reads is damaged before an open; any other cannot change
 //! what an open does, so it is damaged under the store that stands open, and everything whose reading touches it is
 //! read again, past the cache.
+#![allow(clippy::unwrap_used)]
 
 #[path = "corruption/judge.rs"]
 mod judge;

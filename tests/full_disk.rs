@@ -1,5 +1,6 @@
 //! A full disk: filled until nothing more goes in, emptied, and filled again. A commit that only frees pages never fails
 //! for want of space, if need be after a checkpoint; and what fails for it changes nothing.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! After a failed write or sync the commit is not acknowledged; where its fate is open, the store says so and refuses
 //! to write on; anywhere else the next attempt succeeds. Reads show the last good state all the while; reopening shows
 //! that state or the one in flight, also after a power cut; and no block is lost or claimed twice.
+#![allow(clippy::unwrap_used)]
 
 #[path = "io_errors/bench.rs"]
 mod bench;

@@ -1,5 +1,6 @@
 //! Pages of many chunks, and commits of more pages than a record holds: written, changed in part, freed, kept by
 //! snapshots, and cut by a crash.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

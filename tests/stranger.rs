@@ -12,7 +12,7 @@ use vellum::store::{
     Changes, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, Store,
 };
 use vellum::testing::{History, tiny};
-use vellum::{PageId, SizeClass};
+use vellum::{Error, PageId, SizeClass, Structure};
 
 #[path = "crash/random.rs"]
 mod random;
@@ -80,8 +80,13 @@ fn open(image: &Image, settings: &Settings) -> vellum::Result<(Store, RecoveryRe
 
 #[test]
 fn the_worked_example_reads_as_it_is_told() {
-    let file = small::small_store();
-    let reader = Reader::open(&file).unwrap();
+    for file in [small::golden_store(), small::small_store()] {
+        assert_read_as_told(&file);
+    }
+}
+
+fn assert_read_as_told(file: &[u8]) {
+    let reader = Reader::open(file).unwrap();
     assert_eq!((reader.generation, reader.durable), (4, 3));
     assert_eq!(reader.state.header, b"root page 12:0");
     let starts = |state, page: PageId, text: &[u8]| reader.page(state, page.to_u64()).unwrap().starts_with(text);
@@ -196,4 +201,42 @@ fn what_a_power_cut_leaves_is_read_as_the_library_recovers_it() {
     }
     println!("{} states, {} records of tails, {} fall-backs", tally.states, tally.tails, tally.fell_back);
     assert!(tally.states > 2000 && tally.tails > 200 && tally.fell_back > 500);
+}
+
+/// Damage anywhere: both refuse, or both find the same generation. (What a damaged page is, its checksum says. And only
+/// a writer needs the bitmap.)
+#[test]
+fn damage_is_judged_as_the_library_judges_it() {
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 0..4 {
+        let mut random = Random(seed ^ 0xdada);
+        let mut history = History::create(tiny(), seed).unwrap();
+        for _ in 0..30 {
+            let step = random.step();
+            history.step(&step).unwrap();
+        }
+        history.store.sync().unwrap();
+        let image = history.disk.image();
+        for block in 0..image.length() / 4096 {
+            for at in [0, 20, 100, 300, 4090] {
+                let mut byte = [0];
+                image.read_at(block * 4096 + at, &mut byte).unwrap();
+                let damaged = image.with_bytes_at(block * 4096 + at, &[byte[0] ^ 0x10]).unwrap();
+                let file = damaged.to_bytes();
+                let context = format!("seed {seed}, byte {at} of block {block}");
+                match (open(&damaged, &tiny()), Reader::open(&file)) {
+                    (Ok((_, report)), Ok(reader)) => {
+                        assert_eq!(reader.generation + 1, report.opened.0, "{context}");
+                        opened += 1;
+                    }
+                    (Err(_), Err(_)) => refused += 1,
+                    (Err(Error::Corrupt(what)), Ok(_)) if what.structure == Structure::Bitmap => {}
+                    (Ok((_, report)), Err(error)) => panic!("{context}: {error}, but {report:?}"),
+                    (Err(error), Ok(reader)) => panic!("{context}: {error}, but generation {}", reader.generation),
+                }
+            }
+        }
+    }
+    println!("{opened} opened, {refused} refused");
+    assert!(opened > 1000 && refused > 20);
 }

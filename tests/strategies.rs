@@ -1,4 +1,5 @@
 //! One suite for every allocation strategy; and strategies that misbehave, each of which is caught.
+#![allow(clippy::unwrap_used)]
 #![cfg(feature = "testing")]
 
 use vellum::space::{

@@ -16,6 +16,17 @@ use crate::store::{FileState, SeededEntropy, Settings, Store, VerifyLevel, file_
 /// The mark of a recovery that has ended.
 const OPENED: &str = "opened";
 
+/// How far a state is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Recovered, compared and checked.
+    Recover,
+    /// And worked on with, and opened again.
+    WorkOn,
+    /// And the power cut again at every moment of that.
+    SecondCrash,
+}
+
 /// How many states were tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -27,6 +38,18 @@ pub struct Tally {
     pub double: u64,
     /// States recovered from once more without their newest superblock.
     pub superblock_lost: u64,
+}
+
+impl std::iter::Sum for Tally {
+    /// Points are the same for all who share them; states are added.
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |a, b| Self {
+            points: a.points.max(b.points),
+            states: a.states + b.states,
+            double: a.double + b.double,
+            superblock_lost: a.superblock_lost + b.superblock_lost,
+        })
+    }
 }
 
 impl fmt::Display for Tally {
@@ -65,6 +88,10 @@ pub struct Explorer {
     pub second_limit: usize,
     /// Every how many distinct states a second crash is tried.
     pub second_every: u64,
+    /// Every how many distinct states the recovered store is worked on with, and opened again; 1 for always.
+    pub work_every: u64,
+    /// Which part of the states this explorer takes, of how many: so that threads can share the work.
+    pub share: (u64, u64),
     /// Every how many distinct states both copies of the newest superblock are lost as well; 0 for never.
     pub lose_superblock_every: u64,
     /// The seed of all sampling.
@@ -86,6 +113,8 @@ impl Explorer {
             limit,
             second_limit: 0,
             second_every: 1,
+            work_every: 1,
+            share: (0, 1),
             lose_superblock_every: 0,
             seed,
             seen: HashSet::new(),
@@ -128,7 +157,7 @@ impl Explorer {
             for (description, image) in point.states_up_to(self.limit, self.tear, self.seed) {
                 // What must hold depends on the acknowledged generation too.
                 let key = image.hash() ^ u128::from(acknowledged.map_or(u64::MAX, |generation| generation.0)) << 64;
-                if !self.seen.insert(key) {
+                if (image.hash() >> 7) as u64 % self.share.1 != self.share.0 || !self.seen.insert(key) {
                     continue;
                 }
                 let tally = self.tallies.entry(protocol.to_owned()).or_default();
@@ -136,11 +165,17 @@ impl Explorer {
                 let second = self.second_limit > 0 && tally.states.is_multiple_of(self.second_every);
                 let lose = self.lose_superblock_every > 0 && tally.states.is_multiple_of(self.lose_superblock_every);
                 let failure = |message| Failure { protocol: protocol.to_owned(), state: description, message };
-                let mut result = self.recover(&image, acknowledged, model, settings, second);
+                let work = tally.states.is_multiple_of(self.work_every);
+                let how = match (second, work) {
+                    (true, _) => Depth::SecondCrash,
+                    (false, true) => Depth::WorkOn,
+                    (false, false) => Depth::Recover,
+                };
+                let mut result = self.recover(&image, acknowledged, model, settings, how);
                 if let Some(image) = without_newest_superblock(&image).filter(|_| lose && result.is_ok()) {
                     self.last_lost += 1;
                     result = self
-                        .recover(&image, acknowledged, model, settings, false)
+                        .recover(&image, acknowledged, model, settings, Depth::WorkOn)
                         .map_err(|message| format!("without the newest superblock: {message}"));
                 }
                 result.map_err(failure)?;
@@ -158,19 +193,19 @@ impl Explorer {
         acknowledged: Option<Generation>,
         model: &Model,
         settings: &Settings,
-        second: bool,
+        depth: Depth,
     ) -> std::result::Result<(), String> {
         let disk = Arc::new(SimulatedDisk::from_image(image));
-        if second {
+        if depth == Depth::SecondCrash {
             disk.start_recording();
         }
         let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let seed = image.hash() as u64 ^ self.seed;
         let opened = || disk.mark(OPENED);
-        let Some(after) = recover_and_check(&shared, acknowledged, model, settings, seed, &opened)? else {
+        let Some(after) = recover_and_check(&shared, acknowledged, model, settings, seed, depth, &opened)? else {
             return Ok(());
         };
-        if !second {
+        if depth != Depth::SecondCrash {
             return Ok(());
         }
         // Once the first recovery has shown a state, a second crash must leave it, or what was committed on top. Before,
@@ -226,10 +261,11 @@ fn recover_and_check(
     model: &Model,
     settings: &Settings,
     seed: u64,
+    depth: Depth,
     opened: &dyn Fn(),
 ) -> std::result::Result<Option<Model>, String> {
     let before_creation = file_state(disk.as_ref()).map_err(|error| error.to_string())?;
-    let (store, report) = match open(disk, settings, seed) {
+    let (mut store, report) = match open(disk, settings, seed) {
         Ok(opened) => opened,
         Err(Error::IncompleteCreate { .. } | Error::NotAStore { .. })
             if acknowledged.is_none() && before_creation != FileState::Foreign =>
@@ -246,6 +282,10 @@ fn recover_and_check(
         return Err(format!("{generation} was recovered, {acknowledged:?} was acknowledged"));
     }
     check_recovered(&store, generation, model)?;
+    if depth == Depth::Recover {
+        check_space(&mut store)?;
+        return Ok(None);
+    }
     work_on(disk, store, model, generation, settings, seed).map(Some)
 }
 

@@ -94,6 +94,7 @@ fn judge_pages(nodes: &Nodes, state: &State, pages: &BTreeMap<PageId, u64>) -> R
 }
 
 /// The states to be looked at: the newest, and each snapshot's, with what they must hold.
+#[allow(clippy::type_complexity)]
 pub(crate) fn states(state: &State, expected: &ModelState) -> Result<Vec<(State, BTreeMap<PageId, u64>)>, String> {
     if state.header[..] != expected.header[..] {
         return Err("the header is wrong".into());

@@ -1,7 +1,8 @@
 //! Every workload of up to three operations, every subset of the unsynced blocks, every tear of one of them.
 
 use vellum::disk::Tear;
-use vellum::testing::{Explorer, History, Step, tiny};
+use vellum::store::Settings;
+use vellum::testing::{Explorer, History, Step, Tally, tiny};
 
 /// The operations, by the protocol they exercise.
 fn operations() -> Vec<(&'static str, Step)> {
@@ -10,6 +11,8 @@ fn operations() -> Vec<(&'static str, Step)> {
         ("commit", Step::Write(vec![(12, 1), (13, 0), (12, 5)])),
         ("commit", Step::Free(vec![(12, 1)])),
         ("deferred commit", Step::WriteDeferred(vec![(12, 2)])),
+        ("commit", Step::Header(7)),
+        ("deferred commit", Step::Sync),
         ("growth", Step::Write(vec![(15, 0), (13, 3)])),
         ("checkpoint", Step::Checkpoint),
         ("snapshot", Step::Snapshot(1)),
@@ -19,9 +22,14 @@ fn operations() -> Vec<(&'static str, Step)> {
     ]
 }
 
+/// As [`tiny`], with segments so large that the bitmap's summaries of them are quickly made: this is run a million times.
+fn geometry() -> Settings {
+    Settings { segment_blocks: 2048, ..tiny() }
+}
+
 /// What every workload starts from: pages of two classes, a snapshot, a freed page, a checkpoint, and a tail of log.
 fn beginning() -> History {
-    let mut history = History::create(tiny(), 1).unwrap();
+    let mut history = History::create(geometry(), 1).unwrap();
     history.disk.take_crash_points();
     for step in [
         Step::Write(vec![(12, 0), (12, 1), (13, 0)]),
@@ -46,36 +54,61 @@ fn explore(explorer: &mut Explorer, protocol: &str, mut history: History, steps:
     }
     history.disk.mark(&format!("{}", history.store.status().synced.0));
     let points = history.disk.take_crash_points();
-    let explored = explorer.explore(protocol, &points, &history.model, &tiny());
+    let explored = explorer.explore(protocol, &points, &history.model, &geometry());
     explored.unwrap_or_else(|failure| panic!("after {steps:?}\n{failure}"));
 }
 
 #[test]
 fn creation_cut_short_opens_or_can_be_created_again() {
     let mut explorer = Explorer::new(Tear::Every16, 2_000_000, 0);
-    let mut history = History::create(tiny(), 1).unwrap();
+    let mut history = History::create(geometry(), 1).unwrap();
     let points = history.disk.take_crash_points();
     history.check().unwrap();
-    let explored = explorer.explore("create", &points, &history.model, &tiny());
+    let explored = explorer.explore("create", &points, &history.model, &geometry());
     explored.unwrap_or_else(|failure| panic!("{failure}"));
     println!("create: {}", explorer.total());
     assert!(explorer.total().states > 500);
 }
 
-#[test]
-fn every_workload_of_up_to_three_operations_survives_every_cut() {
+/// Explores all workloads of up to three operations; this thread's share of the states.
+fn explore_all(share: (u64, u64), limit: usize, depth: usize) -> Explorer {
     let operations = operations();
-    let mut explorer = Explorer::new(Tear::Every16, 40_000, 0);
+    let mut explorer = Explorer::new(Tear::Every16, limit, 0);
+    explorer.share = share;
+    explorer.work_every = 16;
+    explorer.second_every = 512;
+    explorer.second_limit = 24;
+    explorer.lose_superblock_every = 64;
     for (protocol, first) in &operations {
         explore(&mut explorer, protocol, beginning(), std::slice::from_ref(first));
-    }
-    for (_, first) in &operations {
         for (protocol, second) in &operations {
             explore(&mut explorer, protocol, beginning(), &[first.clone(), second.clone()]);
+            for (protocol, third) in operations.iter().filter(|_| depth > 2) {
+                explore(&mut explorer, protocol, beginning(), &[first.clone(), second.clone(), third.clone()]);
+            }
         }
     }
-    for (protocol, tally) in explorer.tallies() {
+    explorer
+}
+
+#[test]
+fn every_workload_of_up_to_three_operations_survives_every_cut() {
+    const THREADS: u64 = 2;
+    let number = |name: &str, otherwise| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
+    let (limit, depth) = (number("VELLUM_CRASH_LIMIT", 40_000), number("VELLUM_CRASH_DEPTH", 3));
+    let started = std::time::Instant::now();
+    let explorers: Vec<Explorer> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..THREADS).map(|index| scope.spawn(move || explore_all((index, THREADS), limit, depth))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut all = Tally::default();
+    for protocol in explorers[0].tallies().keys() {
+        let tally = explorers.iter().filter_map(|explorer| explorer.tallies().get(protocol)).copied().sum::<Tally>();
         println!("{protocol}: {tally}");
+        all = [all, tally].into_iter().sum();
     }
-    println!("all: {}", explorer.total());
+    println!("all: {all} in {:?}", started.elapsed());
+    assert!(all.states >= 1_000_000, "only {} states", all.states);
+    assert!(all.double >= 100_000, "only {} states after a second crash", all.double);
 }

@@ -1,4 +1,4 @@
-//! FORMAT.md as data: its tables of fields, its constants, its lines of bytes.
+//! FORMAT.md as data: its tables of fields, its constants, its lines of bytes; and a file as such lines.
 
 use std::collections::BTreeMap;
 
@@ -72,4 +72,17 @@ pub(crate) fn hex_lines() -> Vec<(&'static str, usize, Vec<u8>)> {
         }
     }
     found
+}
+
+/// A file as `small::golden_store` reads it. The last line is kept whatever it holds, and so is the file's length.
+pub(crate) fn golden_text(file: &[u8]) -> String {
+    let last = file.len() / 16 - 1;
+    let lines =
+        file.chunks(16).enumerate().filter(|(index, bytes)| *index == last || bytes.iter().any(|byte| *byte != 0));
+    lines
+        .map(|(index, bytes)| {
+            let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{:08x}  {}\n", 16 * index, bytes.join(" "))
+        })
+        .collect()
 }

@@ -288,15 +288,20 @@ impl<'a> Reader<'a> {
         }
         let said = records.iter().map(|record| record.synced_through);
         self.durable = said.fold(newest_generation, u64::max);
-        for (segment, mut offset) in [Some((segment, offset)), announced.map(|next| (next, 0))].into_iter().flatten() {
+        let mut searched: Vec<(Segment, u64)> = vec![(segment, offset)];
+        searched.extend(announced.map(|next| (next, 0)));
+        let mut index = 0;
+        while let Some(&(segment, mut offset)) = searched.get(index) {
+            index += 1;
             while offset < segment.blocks {
-                offset += match self.whole_record(segment, offset) {
-                    Some(record) => {
-                        self.durable = self.durable.max(record.synced_through);
-                        record.run
-                    }
-                    None => 1,
+                let Some(record) = self.whole_record(segment, offset) else {
+                    offset += 1;
+                    continue;
                 };
+                self.durable = self.durable.max(record.synced_through);
+                offset += record.run;
+                let fresh = record.next.filter(|next| searched.iter().all(|(known, _)| known.salt != next.salt));
+                searched.extend(fresh.filter(|_| searched.len() < 64).map(|next| (next, 0)));
             }
         }
         if self.durable > generation {

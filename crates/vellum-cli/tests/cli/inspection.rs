@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Place, Running, on, path, run};
+use crate::support::{Place, Random, Running, on, path, run, seed};
 
 /// A store with one file, whose bytes are all `x`.
 fn store_with_one_file(place: &Place) -> std::path::PathBuf {
@@ -110,5 +110,47 @@ fn help_manual_and_completions_come_from_the_same_definitions() {
     on(store, "man nothing").expect(2);
     for shell in ["bash", "zsh", "fish"] {
         assert!(on(store, &format!("completions {shell}")).expect(0).text().contains("import"));
+    }
+}
+
+#[test]
+fn no_damage_makes_any_command_panic() {
+    let place = Place::new();
+    let (store, out) = (store_with_one_file(&place), place.join("out"));
+    let whole = fs::read(&store).unwrap();
+    let seed = seed(11);
+    let mut random = Random(seed);
+    for round in 0..60 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(40) {
+            // Most of the damage where the structures are.
+            let limit = if random.below(4) == 0 { bytes.len() as u64 } else { 40 * 4096 };
+            let at = random.below(limit) as usize;
+            let length = 1 + random.below(16) as usize;
+            let end = bytes.len().min(at + length);
+            random.bytes(end - at).iter().zip(&mut bytes[at..end]).for_each(|(new, old)| *old = *new);
+        }
+        if random.below(5) == 0 {
+            bytes.truncate(random.below(whole.len() as u64) as usize);
+        }
+        fs::write(&store, &bytes).unwrap();
+        for words in [
+            "info {}",
+            "check {} --level full",
+            "inspect superblock {}",
+            "inspect record {} --entries",
+            "inspect map {} --pages",
+            "inspect page {} 14:0",
+            "ls -l {}",
+            "cat {} file",
+        ] {
+            let code = on(&store, words).code;
+            assert!([0, 1, 3, 4, 10, 12].contains(&code), "{words}: exit {code} in round {round}, seed {seed}");
+        }
+        let code = run(["export", path(&store), path(&out)]).code;
+        assert!([0, 1, 4, 10, 12].contains(&code), "export: exit {code} in round {round}, seed {seed}");
+        assert!(!out.join("file").exists() || fs::read(out.join("file")).unwrap() == [b'x'; 10_000]);
+        let code = on(&store, "stress verify {} 1").code;
+        assert_eq!(code, 3, "stress verify: exit {code} in round {round}, seed {seed}");
     }
 }

@@ -222,3 +222,27 @@ fn an_export_never_leaves_its_folder() {
     run(["export", path(&store), path(&out)]).expect(5);
     assert_eq!(fs::read(outside.join("file")).unwrap(), b"old");
 }
+
+#[test]
+fn what_cannot_be_read_any_more_keeps_what_the_store_has_of_it() {
+    let place = Place::new();
+    let (tree, store) = (place.join("tree"), place.join("store"));
+    // A path so long that one more folder above it makes it too long for the system.
+    let deep = ["d".repeat(200).as_str(); 18].join("/");
+    fs::create_dir_all(tree.join(&deep)).unwrap();
+    fs::write(tree.join(&deep).join("file"), b"deep").unwrap();
+    fs::write(tree.join("other"), b"old").unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
+    let further = place.join(&["e".repeat(250), "e".repeat(250)].join("/"));
+    fs::create_dir_all(&further).unwrap();
+    let moved = further.join("tree");
+    fs::rename(&tree, &moved).unwrap();
+    fs::write(moved.join("other"), b"newer").unwrap();
+
+    let ran = run(["import", "--json", path(&store), path(&moved)]).expect(5);
+    let summary = ran.json().pop().unwrap();
+    assert_eq!((&summary["removed"], &summary["stored"]), (&0.into(), &1.into()), "{}", ran.stderr);
+    assert_eq!(on(&store, &format!("cat {{}} {deep}/file")).expect(0).text(), "deep");
+    assert_eq!(on(&store, "cat {} other").expect(0).text(), "newer");
+    fs::rename(&moved, &tree).unwrap();
+}
