@@ -215,7 +215,8 @@ fn caught(sabotage: Option<Sabotage>) -> Option<String> {
     attempt("read errors", &|| read_errors(sabotage))
         .or_else(|| attempt("a rotten record", &|| rotten_record(sabotage)))
         .or_else(|| attempt("failed syncs", &|| failed_sync(sabotage)))
-        .or_else(|| attempt("histories", &|| histories(sabotage, 0..24)))
+        // A rule that is kept is tried less often than one that is broken must be looked for.
+        .or_else(|| attempt("histories", &|| histories(sabotage, 0..if sabotage.is_some() { 300 } else { 24 })))
 }
 
 #[test]

@@ -60,7 +60,8 @@ pub enum DeferredKind {
     },
     /// A node or a leaf of a tree, or the body of a record.
     Node {
-        /// The checkpoint that wrote it.
+        /// The first checkpoint whose readers can reach it: the one that wrote it; `replaced` for what only superblocks
+        /// lead to; 0 where it is not known.
         first: CheckpointNumber,
         /// The checkpoint that replaced it.
         replaced: CheckpointNumber,

@@ -330,7 +330,7 @@ pub fn finish_record<'a>(record: &mut [u8], salt: u64, pages: impl Iterator<Item
     seal
 }
 
-/// Decodes the header in the first block of what may be a record at `identity`. `Ok(None)`: there is none. Only the
+/// Decodes the header in the first block of what may be a record at `identity`; `None`: there is none. Only the
 /// header's own fields are judged; the record's length, now known, must be read and [`verify_checksum`] asked.
 pub fn decode_header(block: &[u8], identity: &RecordIdentity) -> Option<RecordHeader> {
     let (raw, _) = RawRecord::ref_from_prefix(block).ok()?;
@@ -369,8 +369,7 @@ pub fn decode_header(block: &[u8], identity: &RecordIdentity) -> Option<RecordHe
     })
 }
 
-/// Whether the checksum of a whole record fits, and with `pages` (stored bytes in the order of the entries) its seal.
-/// Without `pages` the seal is judged only where it covers the record alone.
+/// Whether the checksum of a whole record fits. (Its seal covers its pages too: see [`sealed_part`].)
 pub fn verify_checksum(record: &[u8]) -> bool {
     let Ok((raw, _)) = RawRecord::ref_from_prefix(record) else { return false };
     raw.checksum.get() == checksum(&record[COVERED..])

@@ -182,7 +182,7 @@ pub struct Superblock {
     pub incarnation: Incarnation,
     /// Blocks of the file that the bitmap speaks of.
     pub blocks_total: u64,
-    /// Blocks among them whose bit is clear (log segments count as used where they lie in clear bits).
+    /// Blocks among them whose bit is clear. (Those of log segments that hold no page are clear too.)
     pub blocks_free: u64,
     /// Entries of the deferred list.
     pub deferred_entries: u64,
