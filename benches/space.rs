@@ -16,7 +16,8 @@ use vellum::{Block, Extent, Result};
 
 /// Every live block is overwritten this often before anything is measured.
 const AGEING: usize = 3;
-const ROUNDS: usize = 25;
+/// Short rounds, most of which nothing else on the machine interrupts.
+const ROUNDS: usize = 200;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
