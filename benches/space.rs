@@ -16,29 +16,37 @@ use vellum::{Block, Extent, Result};
 
 /// Every live block is overwritten this often before anything is measured.
 const AGEING: usize = 3;
-const ROUNDS: usize = 25;
+/// Short rounds, most of which nothing else on the machine interrupts.
+const ROUNDS: usize = 200;
 
 fn main() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_quick = wanted.iter().any(|word| word == "quick");
-    let runs = |table: &str| wanted.iter().all(|word| word == "quick") || wanted.iter().any(|word| word == table);
-    let sizes: &[u32] = if is_quick { &[18] } else { &[18, 20] };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_asked = |word: &str| arguments.iter().any(|argument| argument == word);
+    let tables: Vec<&str> =
+        ["uniform", "mixed", "growth", "cleaned", "search"].into_iter().filter(|table| is_asked(table)).collect();
+    let is_wanted = |table: &str| tables.is_empty() || tables.contains(&table);
+    let sizes: &[u32] = match (is_asked("--bench"), is_asked("quick")) {
+        (true, false) => &[18, 20],
+        (true, true) => &[18],
+        // As a test: that it runs at all.
+        (false, _) => &[13],
+    };
     for &log2 in sizes {
-        if runs("uniform") {
+        if is_wanted("uniform") {
             uniform(log2, 8)?;
             uniform(log2, 64)?;
         }
-        if runs("mixed") {
+        if is_wanted("mixed") {
             mixed(log2)?;
         }
     }
-    if runs("growth") {
-        contiguous(18)?;
+    if is_wanted("growth") {
+        contiguous(sizes[0])?;
     }
-    if runs("cleaned") {
-        cleaned(18)?;
+    if is_wanted("cleaned") {
+        cleaned(sizes[0])?;
     }
-    if runs("search") {
+    if is_wanted("search") {
         one_run_among_many()?;
     }
     Ok(())
@@ -52,16 +60,7 @@ fn uniform(log2: u32, commit: usize) -> Result<()> {
     for fill in [70, 75, 80, 90] {
         let live = (1usize << log2) * fill / 100;
         let mut stores = aged(1 << log2, &vec![1; live], |store| store.overwrite(commit, Answer::Pieces))?;
-        let mut rounds: Vec<Vec<Tally>> = vec![Vec::new(); stores.len()];
-        for _ in 0..ROUNDS {
-            for (store, rounds) in stores.iter_mut().zip(&mut rounds) {
-                store.tally = Tally::default();
-                for _ in 0..live / commit / ROUNDS {
-                    store.overwrite(commit, Answer::Pieces)?;
-                }
-                rounds.push(store.tally);
-            }
-        }
+        let rounds = measure(&mut stores, live / commit, |store| store.overwrite(commit, Answer::Pieces))?;
         for (store, rounds) in stores.iter().zip(&rounds) {
             let allocated = median(rounds.iter().map(|tally| tally.allocating.as_nanos() as f64 / tally.blocks as f64));
             let released = median(rounds.iter().map(|tally| tally.releasing.as_nanos() as f64 / tally.blocks as f64));
@@ -83,15 +82,12 @@ fn mixed(log2: u32) -> Result<()> {
     for fill in [70, 75, 80, 90] {
         let sizes = sizes_of((1u64 << log2) * fill / 100);
         let mut stores = aged(1 << log2, &sizes, |store| store.overwrite(8, Answer::PageByPage))?;
-        for store in &mut stores {
-            store.tally = Tally::default();
-            for _ in 0..sizes.len() / 8 {
-                store.overwrite(8, Answer::PageByPage)?;
-            }
-            let tally = store.tally;
+        let rounds = measure(&mut stores, sizes.len() / 8, |store| store.overwrite(8, Answer::PageByPage))?;
+        for (store, rounds) in stores.iter().zip(&rounds) {
+            let allocated =
+                median(rounds.iter().map(|tally| tally.allocating.as_nanos() as f64 / (tally.commits * 8) as f64));
+            let writes = median(rounds.iter().map(|tally| tally.writes as f64 / tally.commits as f64));
             let name = store.space.strategy_name();
-            let allocated = tally.allocating.as_nanos() as f64 / (tally.commits * 8) as f64;
-            let writes = tally.writes as f64 / tally.commits as f64;
             println!("| {name} | {fill} % | {allocated:.0} | {writes:.2} | {:.1} % |", store.growth_percent());
         }
     }
@@ -256,6 +252,21 @@ fn aged(blocks: u64, sizes: &[u32], step: impl Fn(&mut Store) -> Result<()>) -> 
             Ok(store)
         })
         .collect()
+}
+
+/// What each store does in each of the rounds, which take turns, and together have so many steps a store.
+fn measure(stores: &mut [Store], steps: usize, step: impl Fn(&mut Store) -> Result<()>) -> Result<Vec<Vec<Tally>>> {
+    let mut rounds = vec![Vec::new(); stores.len()];
+    for _ in 0..ROUNDS {
+        for (store, rounds) in stores.iter_mut().zip(&mut rounds) {
+            store.tally = Tally::default();
+            for _ in 0..steps.div_ceil(ROUNDS) {
+                step(store)?;
+            }
+            rounds.push(store.tally);
+        }
+    }
+    Ok(rounds)
 }
 
 impl Store {

@@ -3,34 +3,9 @@
 use std::ops::Range;
 
 use super::LEAF_BLOCKS;
-use super::bitmap::{Bitmap, Scope};
+use super::bitmap::{Bitmap, Scope, Segment, SegmentUsage};
 use crate::error::Result;
 use crate::id::{Block, Extent};
-
-/// The number of a segment: block number divided by the blocks per segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Segment(pub u64);
-
-/// How the blocks of a segment are used. Both counts together are the segment's blocks, fewer only in the file's last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentUsage {
-    /// The segment.
-    pub segment: Segment,
-    /// Blocks in use.
-    pub blocks_used: u32,
-    /// Blocks that are free.
-    pub blocks_free: u32,
-}
-
-impl SegmentUsage {
-    /// Whether moving what is left costs less than it saves: a contiguous write where there would be scattered ones.
-    ///
-    /// At 3 microseconds for a block and 10 more for each write that starts elsewhere, that is so up to about 60 % in
-    /// use (`benches/space.rs`). To make a file shorter, a fuller segment may be worth it too.
-    pub fn is_worth_emptying(&self) -> bool {
-        u64::from(self.blocks_used) * 5 <= u64::from(self.blocks_used + self.blocks_free) * 3
-    }
-}
 
 /// A view of the bitmap that answers questions, and loads leaves where an answer needs them.
 ///

@@ -25,27 +25,24 @@
 //! Callers: `store`, which is single-threaded. Nothing here locks; everything is `Send`.
 
 mod bitmap;
-mod bits;
 #[cfg(any(test, feature = "testing"))]
 mod conformance;
 mod free_space;
-mod leaf;
 mod strategy;
-mod summary;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use bitmap::{Bitmap, Scope};
-use leaf::Change;
+use bitmap::{Bitmap, Change, Scope};
 
 use crate::error::{Error, Result};
 use crate::id::{Block, Extent};
 
+pub use bitmap::{Segment, SegmentUsage};
 #[cfg(any(test, feature = "testing"))]
 pub use conformance::{Violation, conformance};
-pub use free_space::{FreeSpace, Segment, SegmentUsage};
+pub use free_space::FreeSpace;
 pub use strategy::{
     AllocationStrategy, BestFit, Buddy, FirstFit, NextFit, Purpose, Request, SegmentFill, Segregated, built_in,
     default_strategy,

@@ -76,6 +76,13 @@ impl AllocationStrategy for SegmentFill {
     fn is_filling(&self, segment: Segment) -> bool {
         self.open.iter().flatten().any(|open| open.segment == segment)
     }
+
+    /// What a caller gives back of the extent that it got last is to be had again.
+    fn released(&mut self, extent: Extent) {
+        for open in self.open.iter_mut().flatten().filter(|open| open.rest.start == extent.end()) {
+            open.rest.start = extent.start;
+        }
+    }
 }
 
 impl SegmentFill {
@@ -92,6 +99,7 @@ impl SegmentFill {
         if request.longest() > free.segment_blocks()
             && let Some(extent) = long_run(free, request.longest())
         {
+            self.open_behind(free, extent, request.purpose);
             return Ok(Some(extent));
         }
         Ok(self.open_next(free, request))
@@ -120,8 +128,7 @@ impl SegmentFill {
         Ok(Some(extent))
     }
 
-    /// The start of a wholly free segment. It becomes the open one, unless the open one has more room left: a large page
-    /// that did not fit there leaves it to smaller ones.
+    /// The start of a wholly free segment.
     fn open_next(&mut self, free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
         // The next after the one opened last: segments opened in turn then tend to lie in turn.
         let from = self.opened_last.unwrap_or(Segment(0));
@@ -129,13 +136,19 @@ impl SegmentFill {
         let segment = next?;
         let extent = request.fit(free.segment_extent(segment))?;
         self.opened_last = Some(segment);
+        self.open_behind(free, extent, request.purpose);
+        Some(extent)
+    }
+
+    /// Goes on behind an extent, unless the open segment has more room left: a large page that did not fit there leaves
+    /// it to smaller ones.
+    fn open_behind(&mut self, free: &FreeSpace<'_>, extent: Extent, purpose: Purpose) {
         let behind = rest_behind(free, extent);
-        let place = &mut self.open[request.purpose as usize];
+        let place = &mut self.open[purpose as usize];
         let room = |open: &Open| open.rest.end.0 - open.rest.start.0;
         if place.as_ref().is_none_or(|open| room(open) <= room(&behind)) {
             *place = Some(behind);
         }
-        Some(extent)
     }
 
     /// The first wholly free segment that no purpose is filling.
@@ -234,7 +247,15 @@ mod tests {
         space.release(nodes).unwrap();
         assert_eq!(allocate(&mut space, 9, Purpose::Data), Extent::new(10, 6));
         assert_eq!(allocate(&mut space, 3, Purpose::Data), Extent::new(32, 3));
-        assert_eq!(allocate(&mut space, 3, Purpose::Node), Extent::new(19, 3));
+        assert_eq!(allocate(&mut space, 3, Purpose::Node), Extent::new(16, 3));
+    }
+
+    #[test]
+    fn what_is_given_back_is_given_out_again() {
+        let mut space = space(100);
+        let (_, back) = allocate(&mut space, 20, Purpose::Data).split_at(6);
+        space.release(back).unwrap();
+        assert_eq!(allocate(&mut space, 30, Purpose::Data), Extent::new(6, 30));
     }
 
     #[test]
@@ -244,7 +265,9 @@ mod tests {
         allocate(&mut space, 10, Purpose::Node);
         // Behind the six blocks that are left of the open segment lies that of the nodes.
         assert_eq!(allocate(&mut space, 40, Purpose::Data), Extent::new(32, 40));
-        assert_eq!(allocate(&mut space, 6, Purpose::Data), Extent::new(10, 6));
+        assert_eq!(allocate(&mut space, 6, Purpose::Data), Extent::new(72, 6));
+        // And on into the free segment behind.
+        assert_eq!(space.allocate(&Request::exactly(15, Purpose::Data)).unwrap(), Some(Extent::new(78, 15)));
     }
 
     #[test]

@@ -13,14 +13,14 @@ use std::ops::Range;
 
 use super::bits::Bits;
 use super::summary::Summary;
-use super::{LEAF_BLOCKS, LeafBytes};
+use crate::space::{LEAF_BLOCKS, LeafBytes};
 
 /// A hole is shorter than a segment, and so than a leaf.
 const CLASSES: usize = LEAF_BLOCKS.ilog2() as usize;
 
 /// What happens to blocks: they are taken into use, or released from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::space) enum Change {
     Take,
     Release,
 }

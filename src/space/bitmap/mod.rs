@@ -1,16 +1,25 @@
 //! The bitmap: all leaves, those in memory and those not yet, with the tree above them.
 //!
-//! Knows where each leaf stands and which are known; the bits are [`Leaf`]'s, the decisions the strategies'. Invariants
-//! S1, S3, S4 and S5 of the [room](super) are kept here.
+//! Knows where each leaf stands; the bits are [`Leaf`]'s, the decisions the strategies'. Invariants S1, S3, S4 and S5 of
+//! the [room](super) are kept here.
 
-use std::ops::{ControlFlow, Range};
+mod bits;
+mod leaf;
+mod segments;
+mod summary;
+
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::leaf::{Change, Leaf};
-use super::summary::{Summary, SummaryTree};
-use super::{LEAF_BLOCKS, LeafBytes, LeafSource, LeafState, Segment, SegmentUsage};
+use leaf::Leaf;
+use summary::{Summary, SummaryTree};
+
+use super::{LEAF_BLOCKS, LeafBytes, LeafSource, LeafState};
 use crate::error::{Error, Result};
 use crate::id::{Block, Extent};
+
+pub(super) use leaf::Change;
+pub use segments::{Segment, SegmentUsage};
 
 /// Where a search looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,93 +263,6 @@ impl Bitmap {
         Ok(false)
     }
 
-    /// How the segment is used.
-    pub(super) fn segment_usage(&mut self, segment: Segment) -> Result<SegmentUsage> {
-        let extent = self.segment_extent(segment);
-        if !extent.is_empty() && !matches!(self.slots[leaf_of(extent.start.0)], Slot::Empty) {
-            self.leaf(leaf_of(extent.start.0))?;
-        }
-        Ok(self.known_usage(segment))
-    }
-
-    /// The blocks of the segment that exist.
-    pub(super) fn segment_extent(&self, segment: Segment) -> Extent {
-        let start = segment.0.saturating_mul(self.segment_blocks.into()).min(self.blocks_total);
-        Extent::new(start, (self.blocks_total - start).min(self.segment_blocks.into()) as u32)
-    }
-
-    /// How many segments are known to be wholly free.
-    pub(super) fn segments_free(&self) -> u64 {
-        self.tree.root().segments_free
-    }
-
-    /// The first segment from `from` on that is known to be wholly free.
-    pub(super) fn next_free_segment(&mut self, from: Segment) -> Option<Segment> {
-        let (mut next, mut segment) = self.place_of(from)?;
-        while let Some(index) = self.tree.next(next, |summary| summary.segments_free > 0) {
-            if index != next {
-                segment = 0;
-            }
-            if let Some(found) = self.known_leaf(index)?.next_free_segment(segment) {
-                return Some(Segment(index as u64 * self.segments_per_leaf() + u64::from(found)));
-            }
-            (next, segment) = (index + 1, 0);
-        }
-        None
-    }
-
-    /// The longest hole, cut to `maximum`, of the first known segment in which that is of this class, and has at least
-    /// `minimum` blocks.
-    pub(super) fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
-        if class >= LEAF_BLOCKS.ilog2() {
-            return None;
-        }
-        let mut next = 0;
-        while let Some(index) = self.tree.next(next, |summary| summary.hole_classes >> class & 1 == 1) {
-            if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum) {
-                return Some(Extent::new(base_of(index) + u64::from(hole.start), hole.len() as u32));
-            }
-            next = index + 1;
-        }
-        None
-    }
-
-    /// Which lengths the longest holes of known segments have: bit `n` stands for `2^n` to `2^(n+1) - 1`.
-    pub(super) fn hole_classes(&self) -> u32 {
-        self.tree.root().hole_classes
-    }
-
-    /// Up to `count` of the segments known to be partly free, those with the most free blocks first, that are `wanted`.
-    pub(super) fn emptiest_segments(&self, count: usize, wanted: impl Fn(&SegmentUsage) -> bool) -> Vec<SegmentUsage> {
-        let per_leaf = self.segments_per_leaf();
-        let mut best: Vec<SegmentUsage> = Vec::new();
-        if count == 0 {
-            return best;
-        }
-        self.tree.visit_emptiest(|index, emptiest| {
-            if best.len() == count && best[count - 1].blocks_free >= emptiest {
-                return ControlFlow::Break(());
-            }
-            let first = index as u64 * per_leaf;
-            let partly = (first..first + per_leaf).map(|segment| self.known_usage(Segment(segment)));
-            best.extend(
-                partly
-                    .filter(|usage| usage.blocks_free > 0 && usage.blocks_free < self.segment_blocks && wanted(usage)),
-            );
-            best.sort_by_key(|usage| (std::cmp::Reverse(usage.blocks_free), usage.segment));
-            best.truncate(count);
-            ControlFlow::Continue(())
-        });
-        best
-    }
-
-    /// How many segments are known, those of leaves that are in memory or empty; at most a leaf's too many while the last
-    /// leaf is stored.
-    pub(super) fn segments_known(&self) -> u64 {
-        let known = (self.slots.len() - self.leaves_stored) as u64 * self.segments_per_leaf();
-        known.min(self.blocks_total / u64::from(self.segment_blocks))
-    }
-
     /// Loads every leaf, and asserts S1 and S3.
     pub(super) fn check_invariants(&mut self) -> Result<()> {
         for index in 0..self.slots.len() {
@@ -360,12 +282,6 @@ impl Bitmap {
             return Err(Error::FreeCount { expected: self.blocks_free, found });
         }
         Ok(())
-    }
-
-    /// A leaf of which the tree knows more than that it is stored.
-    fn known_leaf(&mut self, index: usize) -> Option<&Leaf> {
-        // Never an error: a stored leaf promises nothing but runs, and an empty one needs no disk.
-        self.leaf(index).ok().map(|leaf| &*leaf)
     }
 
     /// The leaf, loaded if it is not in memory (S4).
@@ -409,32 +325,9 @@ impl Bitmap {
         Ok(leaf)
     }
 
-    /// The segment's leaf, and its place there.
-    fn place_of(&self, segment: Segment) -> Option<(usize, u32)> {
-        let index = usize::try_from(segment.0 / self.segments_per_leaf()).ok()?;
-        Some((index, (segment.0 % self.segments_per_leaf()) as u32))
-    }
-
-    fn segments_per_leaf(&self) -> u64 {
-        u64::from(LEAF_BLOCKS / self.segment_blocks)
-    }
-
     /// How many blocks of the leaf lie before the end of the file.
     fn capacity(&self, index: usize) -> u32 {
         self.blocks_total.saturating_sub(base_of(index)).min(LEAF_BLOCKS.into()) as u32
-    }
-
-    /// What is known of a segment without loading its leaf; of one that is not known, that nothing is free.
-    fn known_usage(&self, segment: Segment) -> SegmentUsage {
-        let extent = self.segment_extent(segment);
-        let local = (extent.start.0 % u64::from(LEAF_BLOCKS)) as u32 / self.segment_blocks;
-        let blocks_free = match self.slots.get(leaf_of(extent.start.0)) {
-            _ if extent.is_empty() => 0,
-            Some(Slot::Empty) => extent.blocks,
-            Some(Slot::Present(leaf)) => leaf.segment_free(local),
-            Some(Slot::Stored(_)) | None => 0,
-        };
-        SegmentUsage { segment, blocks_used: extent.blocks - blocks_free, blocks_free }
     }
 
     fn rebuild_tree(&mut self) {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{LEAF_BLOCKS, LeafBytes};
+use crate::space::{LEAF_BLOCKS, LeafBytes};
 
 const WORD_BLOCKS: u32 = u64::BITS;
 
