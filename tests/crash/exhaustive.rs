@@ -95,7 +95,9 @@ fn explore_all(share: (u64, u64), limit: usize, depth: usize) -> Explorer {
 fn every_workload_of_up_to_three_operations_survives_every_cut() {
     const THREADS: u64 = 2;
     let number = |name: &str, otherwise| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
-    let (limit, depth) = (number("VELLUM_CRASH_LIMIT", 40_000), number("VELLUM_CRASH_DEPTH", 3));
+    let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
+    let limit = number("VELLUM_CRASH_LIMIT", if long { 20_000_000 } else { 40_000 });
+    let depth = number("VELLUM_CRASH_DEPTH", 3);
     let started = std::time::Instant::now();
     let explorers: Vec<Explorer> = std::thread::scope(|scope| {
         let threads: Vec<_> =

@@ -1,7 +1,7 @@
 //! Long random histories, cut at every sync, and cut again during recovery.
 
 use vellum::disk::Tear;
-use vellum::testing::{Explorer, History, tiny};
+use vellum::testing::{Explorer, History, tiny, tiny_and_reusing};
 
 use crate::random::Random;
 
@@ -10,15 +10,21 @@ fn long_histories_survive_sampled_cuts_also_during_recovery() {
     let mut explorer = Explorer::new(Tear::Every512, 24, 7);
     explorer.second_limit = 6;
     explorer.second_every = 16;
-    for seed in 0..40 {
+    explorer.lose_superblock_every = 16;
+    let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
+    let one = std::env::var("VELLUM_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let seeds = one.map_or(0..if long { 10_000 } else { 40 }, |seed| seed..seed + 1);
+    println!("seeds {seeds:?}");
+    for seed in seeds {
         let mut random = Random(seed);
-        let mut history = History::create(tiny(), seed).unwrap();
+        let settings = if seed % 2 == 0 { tiny() } else { tiny_and_reusing() };
+        let mut history = History::create(settings.clone(), seed).unwrap();
         for _ in 0..40 {
             let step = random.step();
             history.step(&step).unwrap();
         }
         let points = history.disk.take_crash_points();
-        let explored = explorer.explore("random", &points, &history.model, &tiny());
+        let explored = explorer.explore("random", &points, &history.model, &settings);
         explored.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
     }
     println!("all: {}", explorer.total());
