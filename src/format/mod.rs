@@ -31,12 +31,13 @@ pub use deferred::{DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, decode_defer
 pub use node::{NODE_ENTRIES, Node, NodeIdentity, NodeKind, NodeSummary, capacity, height_of};
 pub use pointer::{BlockPointer, Codec, PointerFlags, STORED_LIMIT};
 pub use record::{
-    ENTRY_BYTES, Entry, RECORD_HEADER_BYTES, RecordFlags, RecordHeader, RecordIdentity, decode_body, decode_entries,
-    decode_header, encode_entries, encode_record, finish_record, record_blocks, sealed_part, verify_checksum,
+    ENTRY_BYTES, Entry, RECORD_BLOCKS_LIMIT, RECORD_HEADER_BYTES, RecordFlags, RecordHeader, RecordIdentity,
+    decode_body, decode_entries, decode_header, encode_entries, encode_record, finish_record, record_blocks,
+    sealed_part, verify_checksum,
 };
 pub use superblock::{
-    FEATURES_INCOMPATIBLE_KNOWN, FEATURES_READ_COMPATIBLE_KNOWN, FIRST_FREE_BLOCK, HEADER_LIMIT, SEGMENTS_LIMIT,
-    SUPERBLOCK_BLOCKS, SegmentReference, Superblock, TreeRoot, VERSION, slot_blocks,
+    FEATURES_INCOMPATIBLE_KNOWN, FEATURES_READ_COMPATIBLE_KNOWN, FIRST_FREE_BLOCK, HEADER_LIMIT, SEGMENT_BLOCKS_LIMIT,
+    SEGMENTS_LIMIT, SUPERBLOCK_BLOCKS, SegmentReference, Superblock, TreeRoot, VERSION, slot_blocks,
 };
 pub use table::{Constant, constants};
 

@@ -18,6 +18,8 @@ use crate::id::{BLOCK_LENGTH, Block, Generation, Incarnation, PageId, StoreId};
 pub const RECORD_HEADER_BYTES: usize = 256;
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = 64;
+/// Blocks of the longest record, without the pages behind it: a larger one has its body elsewhere.
+pub const RECORD_BLOCKS_LIMIT: u32 = 64;
 /// Where what checksum and seal cover begins.
 const COVERED: usize = 20;
 
@@ -260,6 +262,9 @@ impl Entry {
             BODY => Self::Body { new },
             found => return Err(Fault::Field { field: "entry kind", expected: BODY.into(), found: found.into() }),
         };
+        if matches!(raw.kind, DEAD | BODY) && id != 0 {
+            return Err(Fault::Field { field: "entry id", expected: 0, found: id });
+        }
         let unused_old = matches!(raw.kind, STORED | HEADER | CATALOGUE_ADD | CATALOGUE_REMOVE | BODY);
         let unused_new = matches!(raw.kind, DEAD | HEADER | CATALOGUE_ADD | CATALOGUE_REMOVE);
         if (unused_old && old != BlockPointer::default()) || (unused_new && new != BlockPointer::default()) {
@@ -339,7 +344,7 @@ pub fn decode_header(block: &[u8], identity: &RecordIdentity) -> Option<RecordHe
         && raw.address.get() == identity.address.0
         && raw.salt.get() == identity.salt
         && raw.flags.get() & !RecordFlags::KNOWN == 0
-        && raw.blocks.get() >= 1
+        && (1..=RECORD_BLOCKS_LIMIT).contains(&raw.blocks.get())
         && raw.run_blocks.get() >= raw.blocks.get()
         && raw.reserved_a.get() == 0
         && raw.reserved_b.iter().all(|byte| *byte == 0)

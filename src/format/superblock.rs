@@ -19,6 +19,8 @@ pub const FEATURES_READ_COMPATIBLE_KNOWN: u64 = 0;
 pub const HEADER_LIMIT: usize = 1024;
 /// Log segments that a superblock can list.
 pub const SEGMENTS_LIMIT: usize = 64;
+/// Blocks of the longest log segment: what one leaf of the bitmap speaks of.
+pub const SEGMENT_BLOCKS_LIMIT: u32 = 32768;
 /// The blocks of the four copies: slot 0, slot 1, and their second copies 64 KiB further on.
 pub const SUPERBLOCK_BLOCKS: [u64; 4] = [1, 2, 17, 18];
 /// The first block that an extent may take. What lies before is the birth block, the superblocks, and unused.
@@ -152,6 +154,7 @@ impl SegmentReference {
         reserved_zero("segment reserved", raw.reserved.as_bytes())?;
         let extent = Extent { start: Block(raw.address.get()), blocks: raw.blocks.get() };
         at_most("segment end", Block::LIMIT, extent.end().0)?;
+        at_most("segment length", SEGMENT_BLOCKS_LIMIT.into(), extent.blocks.into())?;
         if extent.is_empty() || extent.start.0 < FIRST_FREE_BLOCK {
             return Err(Fault::Other("a log segment is empty or lies in the superblocks"));
         }

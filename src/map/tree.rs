@@ -212,8 +212,8 @@ impl Tree {
         node
     }
 
-    /// Makes `position` the last one. In a page map the leaves of positions that are skipped come to be, so that their
-    /// free indices are counted.
+    /// Makes `position` the last one. In a page map the nodes that ended where the tree did are written anew: they have
+    /// free indices now. What is skipped beyond them needs no nodes: below a null pointer every index is free.
     fn grow(&mut self, position: u64, created: &mut usize) {
         let skipped = self.length..position;
         self.length = position + 1;
@@ -224,12 +224,8 @@ impl Tree {
             }
             self.height += 1;
         }
-        if self.shape.kind == NodeKind::Map {
-            let mut start = skipped.start - skipped.start % NODE_ENTRIES as u64;
-            while start < skipped.end {
-                self.leaf_mut(start, created);
-                start += NODE_ENTRIES as u64;
-            }
+        if self.shape.kind == NodeKind::Map && !skipped.is_empty() {
+            self.leaf_mut(skipped.start, created);
         }
     }
 
@@ -269,7 +265,7 @@ impl Tree {
         from: u64,
         mut accept: impl FnMut(u64, Generation) -> bool,
     ) -> Result<Option<u64>> {
-        let free_below = |pointer: &BlockPointer| pointer.flags.contains(PointerFlags::FREE_BELOW);
+        let free_below = |pointer: &BlockPointer| pointer.is_null() || pointer.flags.contains(PointerFlags::FREE_BELOW);
         let found = self.search(nodes, from, free_below, |position, pointer| {
             pointer.is_null() && accept(position, pointer.birth)
         })?;

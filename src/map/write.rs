@@ -52,6 +52,7 @@ pub struct TreeWriter<'a> {
 #[derive(Clone, Copy)]
 struct Outcome {
     pointer: BlockPointer,
+    /// Free indices in the nodes from here on down; what lies below a null pointer is not counted.
     free: u64,
 }
 
@@ -139,7 +140,11 @@ impl<'a> TreeWriter<'a> {
             let inside = tree.length().saturating_sub(start).min(NODE_ENTRIES as u64) as usize;
             free = merged.entries()[..inside].iter().filter(|pointer| pointer.is_null()).count() as u64;
         }
-        let outcome = self.place(merged, &identity, free)?;
+        let flags = match tree.shape.kind == NodeKind::Map && (free > 0 || has_gap(&merged, tree, level, start)) {
+            true => PointerFlags::FREE_BELOW,
+            false => PointerFlags::default(),
+        };
+        let outcome = self.place(merged, &identity, free, flags)?;
         self.written.insert(Arc::as_ptr(node) as usize, (Arc::clone(node), outcome));
         Ok(outcome)
     }
@@ -152,12 +157,11 @@ impl<'a> TreeWriter<'a> {
         Ok(self.nodes.node(pointer, &tree.identity(self.nodes, level, position))?.summary().free_entries)
     }
 
-    fn place(&mut self, mut node: Node, identity: &NodeIdentity, free: u64) -> Result<Outcome> {
+    fn place(&mut self, mut node: Node, identity: &NodeIdentity, free: u64, flags: PointerFlags) -> Result<Outcome> {
         let birth = node.entries().iter().map(|pointer| pointer.birth).max().unwrap_or(Generation(0));
         let summary = NodeSummary { birth, checkpoint: self.checkpoint, free_entries: free };
         let bytes = node.encode(identity, summary);
         let address = self.home.place(&bytes)?;
-        let flags = if free > 0 { PointerFlags::FREE_BELOW } else { PointerFlags::default() };
         let pointer = BlockPointer {
             address,
             codec: Codec::Raw,
@@ -173,6 +177,12 @@ impl<'a> TreeWriter<'a> {
         }
         Ok(Outcome { pointer, free })
     }
+}
+
+/// Whether a node has a null pointer to what lies before the tree's end.
+fn has_gap(node: &Node, tree: &Tree, level: u8, start: u64) -> bool {
+    let inside = (0..NODE_ENTRIES as u8).take_while(|slot| position_of(start, level, *slot) < tree.length());
+    inside.zip(node.entries()).any(|(_, pointer)| pointer.is_null())
 }
 
 impl Shape {

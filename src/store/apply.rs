@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use super::reuse::Replayed;
+use super::settings::GROWTH_BLOCKS_LIMIT;
 use super::state::Listed;
 use super::{Note, Store};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
     BlockPointer, CatalogueEntry, DeferredEntry, DeferredKind, Entry, EntryKind, PointerFlags, TreeRoot,
 };
-use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass};
+use crate::id::{BLOCK_BYTES, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass};
 use crate::log::Hold;
 
 /// Whether a record is applied for the first time, or replayed.
@@ -119,7 +120,7 @@ impl Store {
 
     /// Replay: the extent is free, or was dead and released (R6); anything else is a contradiction.
     pub(super) fn take_again(&mut self, extent: Extent, replayed: &mut Replayed) -> Result<()> {
-        self.cover(extent);
+        self.cover(extent)?;
         self.unlist_conflicting(extent)?;
         let cancelled = match self.sabotaged_keep_cancelled() {
             false => replayed.cancel(extent),
@@ -142,11 +143,19 @@ impl Store {
         Ok(())
     }
 
-    /// The file is at least as long as its extents say.
-    pub(super) fn cover(&mut self, extent: Extent) {
+    /// The file is at least as long as its extents say: it may have lost growth that nothing but a segment, announced
+    /// and not begun, lay in. Memory is set aside for it, so it is not believed beyond what one growth can be.
+    pub(super) fn cover(&mut self, extent: Extent) -> Result<()> {
         if extent.end().0 > self.space.blocks_total() {
+            let file_bytes = self.medium.length_bytes()?;
+            if extent.end().0 > file_bytes / BLOCK_BYTES + GROWTH_BLOCKS_LIMIT {
+                let path = self.medium.path().into();
+                let (offset, fault) = (extent.start.offset_bytes(), Fault::Truncated { file_bytes });
+                return Err(Corruption { path, structure: Structure::File, page: None, offset, fault }.into());
+            }
             self.space.grow(extent.end().0);
         }
+        Ok(())
     }
 
     /// Lets a listed segment go that the superblock knew as log, and a later record knows as something else.
@@ -159,7 +168,7 @@ impl Store {
         Ok(())
     }
 
-    fn contradiction(&self, error: Error) -> Error {
+    pub(super) fn contradiction(&self, error: Error) -> Error {
         match error {
             Error::Overlap { extent, .. } => self.record_contradicts(extent),
             error => error,
@@ -196,7 +205,14 @@ impl Store {
                 _ => None,
             })
             .collect();
-        self.next_catalogue_id = added.iter().map(|entry| entry.id + 1).fold(self.next_catalogue_id, u64::max);
+        for entry in &added {
+            // The catalogue is in the order of ids.
+            if entry.id < self.next_catalogue_id {
+                let (expected, found) = (self.next_catalogue_id, entry.id);
+                return Err(self.bad_record(Fault::Field { field: "catalogue id", expected, found }));
+            }
+            self.next_catalogue_id = entry.id.saturating_add(1);
+        }
         Ok(self.published.change(|state| {
             let mut created = 0;
             for (page, pointer) in sets {

@@ -182,7 +182,9 @@ impl Store {
         let changed = snapshots + gone.len() as u64;
         let catalogue = snapshots + Shape::nodes_at_most(listed + snapshots).min(3 * changed);
         let roots = gone.iter().flat_map(|gone| &gone.listed.entry.maps);
-        let of_gone: u64 = roots.map(|root| Shape::nodes_at_most(root.length)).sum();
+        // A length that damage made up does not make more nodes than there are blocks.
+        let total = self.space.blocks_total();
+        let of_gone: u64 = roots.map(|root| Shape::nodes_at_most(root.length).min(total)).sum();
         let rewritten = Shape::nodes_at_most(self.deferred_tree.length()) + self.deferred_tree.length();
         let deferred =
             of_gone + self.deferred.len() as u64 + maps + bitmap + 2 * catalogue + rewritten + self.bodies.len() as u64;
@@ -265,7 +267,7 @@ impl Store {
     }
 
     fn build_job(&mut self, extents: &[Extent]) -> Result<CheckpointJob> {
-        let number = CheckpointNumber(self.folded.checkpoint.0 + 1);
+        let number = self.folded.checkpoint.next().ok_or(Error::Exhausted { counter: "checkpoint" })?;
         let state = self.state_to_fold();
         let blocks: Vec<Block> =
             extents.iter().flat_map(|extent| (extent.start.0..extent.end().0).map(Block)).collect();

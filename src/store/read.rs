@@ -32,6 +32,12 @@ impl<'a> PageReader<'a> {
         if !page.class().is_chunked() {
             return read_part(self.nodes.disk().as_ref(), page, pointer, offset, target);
         }
+        if pointer.stored_length > 0 && !pointer.is_indirect() {
+            let path = self.nodes.path().into();
+            let (offset, fault) =
+                (pointer.address.offset_bytes(), Fault::Other("a page of chunks has no tree of them"));
+            return Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into());
+        }
         let tree = chunk_tree(page, pointer);
         let chunk_bytes = SizeClass::CHUNK.page_bytes();
         let (mut offset, mut rest) = (offset, target);
@@ -100,6 +106,9 @@ pub fn read_page(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: 
             return Ok(());
         }
         Codec::Raw => {}
+    }
+    if pointer.is_indirect() {
+        return corrupt(Fault::Other("it leads to a tree of chunks"));
     }
     if pointer.stored_length as usize != target.len() {
         return corrupt(Fault::Field {

@@ -269,7 +269,7 @@ impl Store {
     fn masked(&mut self, reference: SegmentReference) -> Result<Segment> {
         let mut segment = Segment::new(reference);
         let extent = reference.extent;
-        self.cover(extent);
+        self.cover(extent)?;
         let mut from = extent.start.0;
         while from < extent.end().0 {
             let leaf = from / u64::from(LEAF_BLOCKS);
@@ -284,7 +284,7 @@ impl Store {
             from = until;
         }
         for run in segment.blocks_without_pages() {
-            self.space.take(run)?;
+            self.space.take(run).map_err(|error| self.contradiction(error))?;
         }
         Ok(segment)
     }
@@ -322,9 +322,11 @@ impl Store {
         }
         let mut cut = None;
         let mut kept = Vec::with_capacity(records.len());
+        // What bodies and unsynced pages take is disjoint (R2, R4): all of it together is no more than the file.
+        let mut left = self.medium.length_bytes()?;
         for mut record in records {
-            self.load_body(&mut record)?;
-            if record.header.generation > durable && !self.adopt(&record)? {
+            self.load_body(&mut record, &mut left)?;
+            if record.header.generation > durable && !self.adopt(&record, &mut left)? {
                 cut = Some(record.header.generation);
                 break;
             }
@@ -346,7 +348,7 @@ impl Store {
     }
 
     /// Reads the entries that lie outside of the log. They were durable before the record was written.
-    fn load_body(&self, record: &mut FoundRecord) -> Result<()> {
+    fn load_body(&self, record: &mut FoundRecord, left: &mut u64) -> Result<()> {
         if !record.header.flags.contains(RecordFlags::EXTERNAL_BODY) {
             return Ok(());
         }
@@ -358,6 +360,7 @@ impl Store {
         let mut entries = Vec::new();
         for entry in &record.entries {
             let Entry::Body { new } = entry else { continue };
+            self.spend(left, new)?;
             let offset = new.address.offset_bytes();
             let mut bytes = vec![0; new.stored_length as usize];
             self.medium.read(new.address, &mut bytes)?;
@@ -377,14 +380,22 @@ impl Store {
         Ok(())
     }
 
+    /// Takes what a pointer stores off what the file can hold besides: hostile records name one extent again and again.
+    fn spend(&self, left: &mut u64, pointer: &BlockPointer) -> Result<()> {
+        let bytes = left.checked_sub(pointer.stored_length.into());
+        *left = bytes.ok_or_else(|| self.record_contradicts(pointer.extent()))?;
+        Ok(())
+    }
+
     /// Verifies a record of the tail with its pages, and writes both again where they lie (V4). `false`: it is torn.
-    fn adopt(&mut self, record: &FoundRecord) -> Result<bool> {
+    fn adopt(&mut self, record: &FoundRecord, left: &mut u64) -> Result<bool> {
         let mut hasher = SealHasher::new(record.identity.salt);
         hasher.update(sealed_part(&record.bytes));
         let mut pages = Vec::new();
         if !record.header.flags.contains(RecordFlags::DATA_SYNCED) {
             for pointer in stored_pointers(&record.entries) {
                 let Some(bytes) = self.read_stored(pointer)? else { return Ok(self.sabotaged_trust_tail()) };
+                self.spend(left, pointer)?;
                 hasher.update(&bytes[..pointer.stored_length as usize]);
                 pages.push((pointer.address, bytes));
             }
@@ -605,7 +616,13 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
         let entry = CatalogueEntry::decode(&bytes)
             .map_err(|fault| damaged(medium, Structure::Catalogue, pointer.address, fault))?;
         let entry = Arc::new(Listed { maps: maps_of(&entry), entry });
-        on_disk.insert(entry.entry.id, OnDisk { slot, listed: Arc::clone(&entry) });
+        let id = entry.entry.id;
+        if on_disk.insert(id, OnDisk { slot, listed: Arc::clone(&entry) }).is_some()
+            || id >= superblock.next_catalogue_id
+        {
+            let fault = Fault::Field { field: "catalogue id", expected: superblock.next_catalogue_id, found: id };
+            return Err(damaged(medium, Structure::Catalogue, pointer.address, fault));
+        }
         listed.push(entry);
     }
     listed.sort_by_key(|listed| listed.entry.id);
@@ -621,6 +638,11 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
         let entries = decode_deferred(&bytes, count as usize)
             .map_err(|fault| damaged(medium, Structure::DeferredList, pointer.address, fault))?;
         for entry in entries {
+            let end = entry.extent.end().0;
+            if end > superblock.blocks_total {
+                let fault = Fault::Field { field: "deferred extent", expected: superblock.blocks_total, found: end };
+                return Err(damaged(medium, Structure::DeferredList, pointer.address, fault));
+            }
             replayed
                 .add(entry)
                 .map_err(|_| damaged(medium, Structure::DeferredList, pointer.address, Fault::Overlap))?;

@@ -1,7 +1,11 @@
 //! What a store is told when it is created or opened.
 
 use crate::error::{Error, Result};
+use crate::format::{RECORD_BLOCKS_LIMIT, SEGMENT_BLOCKS_LIMIT};
 use crate::space::{AllocationStrategy, SEGMENT_BLOCKS, SegmentFill};
+
+/// Blocks by which a file grows at most at a time: 1 TiB.
+pub(super) const GROWTH_BLOCKS_LIMIT: u64 = 1 << 28;
 
 /// Makes a strategy; a store makes one when it opens.
 pub type MakeStrategy = fn() -> Box<dyn AllocationStrategy>;
@@ -77,7 +81,7 @@ impl Settings {
         if self.log_segment_blocks < 4 {
             return invalid("log_segment_blocks", "a log segment has at least 4 blocks");
         }
-        if self.log_segment_blocks > 32768 {
+        if self.log_segment_blocks > SEGMENT_BLOCKS_LIMIT {
             return invalid("log_segment_blocks", "a log segment has at most 32768 blocks");
         }
         if !self.segment_blocks.is_power_of_two() || !(4..=32768).contains(&self.segment_blocks) {
@@ -85,6 +89,9 @@ impl Settings {
         }
         if self.growth_blocks == 0 {
             return invalid("growth_blocks", "the file grows by at least one block");
+        }
+        if self.growth_blocks > GROWTH_BLOCKS_LIMIT {
+            return invalid("growth_blocks", "the file grows by at most 1 TiB at a time");
         }
         Ok(())
     }
@@ -97,7 +104,7 @@ impl Settings {
     /// Blocks of the largest record that goes into the log whole; a larger one puts its body into data extents. Two fit
     /// into the shortest segment (L5).
     pub(super) fn record_limit_blocks(&self) -> u64 {
-        u64::from(self.segment_minimum_blocks() / 2).min(64)
+        u64::from((self.segment_minimum_blocks() / 2).min(RECORD_BLOCKS_LIMIT))
     }
 }
 

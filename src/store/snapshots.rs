@@ -32,6 +32,9 @@ impl Store {
         if self.state().listed(name).is_some() {
             return Err(invalid("it is taken"));
         }
+        if self.next_catalogue_id == u64::MAX {
+            return Err(Error::Exhausted { counter: "catalogue id" });
+        }
         let entry = CatalogueEntry {
             kind,
             id: 0,

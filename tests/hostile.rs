@@ -1,0 +1,269 @@
+//! Files made to harm: every sum fits, and what they say cannot be. The answer is an error, at once, without a panic
+//! and without setting aside what the file does not justify. (The fuzz targets look for more of the kind.)
+
+use std::sync::Arc;
+
+use vellum::disk::{Disk, Image, MemoryDisk};
+use vellum::format::{
+    BlockPointer, Codec, Entry, EntryKind, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, SUPERBLOCK_BLOCKS,
+    Seal, SegmentReference, Superblock, checksum, encode_record, finish_record, record_blocks, slot_blocks,
+};
+use vellum::process::NoReaders;
+use vellum::store::{Changes, Durability, PageChange, SeededEntropy, Store, VerifyLevel};
+use vellum::testing::{History, Step, tiny};
+use vellum::{Block, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass};
+
+/// A closed store with a snapshot and dead extents.
+fn image() -> Image {
+    let mut history = History::create(tiny(), 8).unwrap();
+    for step in [
+        Step::Write(vec![(12, 0), (12, 1), (13, 0)]),
+        Step::Snapshot(0),
+        Step::Write(vec![(12, 0), (14, 0)]),
+        Step::Checkpoint,
+        Step::Write(vec![(12, 2)]),
+        Step::Checkpoint,
+    ] {
+        history.step(&step).unwrap();
+    }
+    history.disk.image()
+}
+
+fn superblock(image: &Image) -> Superblock {
+    let decoded = SUPERBLOCK_BLOCKS.into_iter().filter_map(|block| {
+        let mut bytes = [0; 4096];
+        image.read_at(block * 4096, &mut bytes).unwrap();
+        Superblock::decode(&bytes).unwrap()
+    });
+    decoded.max_by_key(|superblock| superblock.checkpoint).unwrap()
+}
+
+/// The image with another newest superblock, and none else.
+fn with_superblock(image: &Image, superblock: &Superblock) -> Image {
+    let mut image = image.clone();
+    for block in SUPERBLOCK_BLOCKS {
+        let is_own = slot_blocks(superblock.checkpoint).contains(&block);
+        let bytes = if is_own { superblock.encode() } else { [0xee; 4096] };
+        image = image.with_bytes_at(block * 4096, &bytes).unwrap();
+    }
+    image
+}
+
+fn open(image: &Image) -> vellum::Result<Store> {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::from_bytes(&image.to_bytes()));
+    Store::open(disk, Arc::new(NoReaders), tiny(), Box::new(SeededEntropy(1))).map(|(store, _)| store)
+}
+
+#[test]
+fn the_image_is_a_good_one_until_it_is_changed() {
+    let image = image();
+    assert!(open(&with_superblock(&image, &superblock(&image))).is_ok());
+    assert!(open(&with_record(&image, &[Entry::Dead { old: pointer(60, 1) }], |_| {}).0).is_ok());
+}
+
+#[test]
+fn log_segments_that_cannot_be_are_refused() {
+    let image = image();
+    let good = superblock(&image);
+    let reference = |start, blocks| SegmentReference { extent: Extent::new(start, blocks), salt: 77 };
+    for wrong in [reference(30, u32::MAX), reference(30, 32769), reference(1 << 47, 6), reference(u64::MAX - 3, 6)] {
+        let mut superblock = good.clone();
+        superblock.segments.push(wrong);
+        assert!(matches!(open(&with_superblock(&image, &superblock)), Err(Error::Corrupt(_))), "{wrong:?}");
+    }
+    // Two that overlap, and one that lies over a page.
+    for wrong in [good.segments[0], reference(good.segments[0].extent.start.0 + 1, 6)] {
+        let mut superblock = good.clone();
+        superblock.segments.push(wrong);
+        let opened = open(&with_superblock(&image, &superblock));
+        let harmless = opened.map(|mut store| store.verify(VerifyLevel::Full, &mut |_| {}));
+        assert!(!matches!(harmless, Ok(Ok(report)) if report.findings.is_empty()), "{wrong:?}");
+    }
+}
+
+#[test]
+fn counters_at_their_end_are_told_of() {
+    let image = image();
+    let good = superblock(&image);
+    // The parity is the slot's.
+    let last = u64::MAX - (good.checkpoint.0 + 1) % 2;
+    let superblock = Superblock { checkpoint: vellum::CheckpointNumber(last), ..good.clone() };
+    let told = match open(&with_superblock(&image, &superblock)) {
+        Ok(mut store) => store.checkpoint().map(drop).and_then(|()| store.checkpoint().map(drop)),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(told, Err(Error::Exhausted { .. })) || last != u64::MAX, "{told:?}");
+
+    let superblock = Superblock { next_catalogue_id: u64::MAX, ..good.clone() };
+    let mut store = open(&with_superblock(&image, &superblock)).unwrap();
+    let named = store.name_state(EntryKind::Snapshot, "another", "", 0);
+    assert!(matches!(named, Err(Error::Exhausted { counter: "catalogue id" })));
+
+    let superblock = Superblock { generation: Generation(u64::MAX), ..good };
+    assert!(matches!(open(&with_superblock(&image, &superblock)), Err(Error::Exhausted { .. })));
+}
+
+#[test]
+fn lengths_that_trees_cannot_have_are_found_out() {
+    let image = image();
+    let good = superblock(&image);
+    let mut wrong: Vec<Superblock> = Vec::new();
+    for length in [1, 169, 1 << 20, 1 << 48] {
+        let mut superblock = good.clone();
+        superblock.deferred.length = length + 1;
+        wrong.push(superblock);
+        let mut superblock = good.clone();
+        superblock.catalogue.length = length + 168;
+        wrong.push(superblock);
+        wrong.push(Superblock { deferred_entries: good.deferred_entries + length, ..good.clone() });
+        wrong.push(Superblock { blocks_total: good.blocks_total + length, ..good.clone() });
+    }
+    for superblock in wrong {
+        assert!(matches!(open(&with_superblock(&image, &superblock)), Err(Error::Corrupt(_))), "{superblock:?}");
+    }
+    // A map of 2^48 positions with a root of fewer: its walks end.
+    let mut superblock = good;
+    superblock.maps[0].length = 1 << 48;
+    if let Ok(mut store) = open(&with_superblock(&image, &superblock)) {
+        let report = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
+        assert!(!report.findings.is_empty());
+    }
+}
+
+fn pointer(address: u64, blocks: u32) -> BlockPointer {
+    BlockPointer {
+        address: Block(address),
+        codec: Codec::Raw,
+        flags: PointerFlags::default(),
+        stored_length: blocks * 4096,
+        checksum: checksum(&vec![0; blocks as usize * 4096]),
+        birth: Generation(1),
+    }
+}
+
+/// The image with one record more, whose links and sums fit, and the generation it makes.
+fn with_record(image: &Image, entries: &[Entry], change: impl Fn(&mut RecordHeader)) -> (Image, Generation) {
+    let superblock = superblock(image);
+    let segment = superblock.segments[superblock.log_segment as usize];
+    let address = Block(segment.extent.start.0 + u64::from(superblock.log_offset));
+    let identity = RecordIdentity { store: superblock.store, address, salt: segment.salt };
+    let blocks = record_blocks(entries.len(), 0);
+    assert!(u64::from(superblock.log_offset) + blocks <= u64::from(segment.extent.blocks), "it does not fit");
+    let generation = superblock.generation.next().unwrap();
+    let mut header = RecordHeader {
+        seal: Seal::default(),
+        blocks: blocks as u32,
+        run_blocks: blocks as u32,
+        flags: RecordFlags::DATA_SYNCED,
+        entries: entries.len() as u32,
+        blob_length: 0,
+        incarnation: Incarnation(9),
+        salt: segment.salt,
+        generation,
+        synced_through: superblock.generation,
+        previous_seal: superblock.log_seal,
+        next_segment: None,
+        body_length: 0,
+        body_seal: Seal::default(),
+    };
+    change(&mut header);
+    let mut record = vec![0; blocks as usize * 4096];
+    encode_record(&mut record, &identity, &header, entries, &[]);
+    let pages: Vec<Vec<u8>> = match header.flags.contains(RecordFlags::DATA_SYNCED) {
+        true => Vec::new(),
+        false => entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Set { new, .. } => {
+                    let mut bytes = vec![0; new.stored_length as usize];
+                    image.read_at(new.address.offset_bytes(), &mut bytes).unwrap();
+                    Some(bytes)
+                }
+                _ => None,
+            })
+            .collect(),
+    };
+    finish_record(&mut record, segment.salt, pages.iter().map(|page| &page[..]));
+    (image.with_bytes_at(address.offset_bytes(), &record).unwrap(), generation)
+}
+
+fn refused(opened: vellum::Result<Store>, what: &str) {
+    assert!(matches!(opened, Err(Error::Corrupt(_))), "{what}: {:?}", opened.map(|store| store.state().generation));
+}
+
+#[test]
+fn records_that_name_what_cannot_be_are_refused() {
+    let image = image();
+    let page = |log2, index| PageId::new(SizeClass::new(log2).unwrap(), index).unwrap();
+    let null = BlockPointer::default();
+    let far = pointer(1 << 47, 1);
+    refused(open(&with_record(&image, &[Entry::Set { page: page(12, 9), new: far, old: null }], |_| {}).0), "far");
+    let used = superblock(&image).maps[0].pointer;
+    let over = Entry::Set { page: page(12, 9), new: BlockPointer { birth: Generation(1), ..used }, old: null };
+    // Whether a block is in use is looked up when its leaf of the bitmap is first needed.
+    let opened = open(&with_record(&image, &[over], |_| {}).0);
+    assert!(opened.and_then(|mut store| store.verify(VerifyLevel::Quick, &mut |_| {})).is_err());
+    let twice = [60, 60].map(|address| Entry::Dead { old: BlockPointer { birth: Generation(5), ..pointer(address, 1) } });
+    refused(open(&with_record(&image, &twice, |_| {}).0), "dead twice");
+    let far = SegmentReference { extent: Extent::new(1 << 40, 6), salt: 5 };
+    let announced = |header: &mut RecordHeader| header.next_segment = Some(far);
+    refused(open(&with_record(&image, &[], announced).0), "a segment far away");
+}
+
+/// One extent named again and again by a record whose seal fits would be read, and held, as often.
+#[test]
+fn pages_that_share_an_extent_are_not_read_again_and_again() {
+    let image = image();
+    let extent = {
+        let mut bytes = vec![0; 8 * 4096];
+        image.read_at(50 * 4096, &mut bytes).unwrap();
+        BlockPointer { checksum: checksum(&bytes), ..pointer(50, 8) }
+    };
+    let entries: Vec<Entry> = (0..59)
+        .map(|index| {
+            let page = PageId::new(SizeClass::new(15).unwrap(), index).unwrap();
+            Entry::Set { page, new: extent, old: BlockPointer::default() }
+        })
+        .collect();
+    let (image, _) = with_record(&image, &entries, |header| header.flags = RecordFlags::default());
+    let opened = open(&image);
+    let overlap = matches!(&opened, Err(Error::Corrupt(corruption)) if corruption.fault == Fault::Overlap);
+    assert!(overlap, "{:?}", opened.map(|_| ()));
+}
+
+#[test]
+fn a_body_that_is_named_again_and_again_is_not_read_so_often() {
+    let image = image();
+    let body = Entry::Body { new: pointer(superblock(&image).blocks_total - 4, 4) };
+    let (image, _) = with_record(&image, &[body; 59], |header| header.flags = RecordFlags::EXTERNAL_BODY);
+    refused(open(&image), "a body named 59 times");
+}
+
+#[test]
+fn an_index_far_away_takes_a_path_of_nodes_and_no_more() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut store = Store::create(Arc::clone(&disk), Arc::new(NoReaders), tiny(), Box::new(SeededEntropy(1))).unwrap();
+    let mut expected = Vec::new();
+    for index in [3, 167, 168, 400, 168 * 168 + 5, 1 << 40, PageId::INDEX_LIMIT - 1, 1 << 20] {
+        let mut changes = Changes::default();
+        changes.pages.insert(PageId::new(SizeClass::MIN, index).unwrap(), PageChange::Whole(vec![1; 4096].into()));
+        store.commit(&changes, Durability::Durable).unwrap();
+        expected.push(index);
+        if index != 400 {
+            store.checkpoint().unwrap();
+        }
+        // Every index that is not written is free, be there nodes or not.
+        let (map, nodes) = (&store.state().maps[0], store.nodes());
+        for from in
+            [0, 3, 4, 166, 167, 168, 169, 399, 400, 401, 168 * 168, 168 * 168 + 5, 1 << 20, (1 << 40) - 1, 1 << 40]
+        {
+            let free = map.next_free(nodes, from, |_, _| true).unwrap();
+            let right = (from..map.length()).find(|index| !expected.contains(index));
+            assert_eq!(free, right, "from {from}, with {expected:?}");
+        }
+    }
+    let report = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert_eq!(report.pages, 8);
+    assert!(report.nodes < 100, "{} nodes", report.nodes);
+}
