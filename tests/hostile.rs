@@ -203,7 +203,8 @@ fn records_that_name_what_cannot_be_are_refused() {
     // Whether a block is in use is looked up when its leaf of the bitmap is first needed.
     let opened = open(&with_record(&image, &[over], |_| {}).0);
     assert!(opened.and_then(|mut store| store.verify(VerifyLevel::Quick, &mut |_| {})).is_err());
-    let twice = [60, 60].map(|address| Entry::Dead { old: BlockPointer { birth: Generation(5), ..pointer(address, 1) } });
+    let twice =
+        [60, 60].map(|address| Entry::Dead { old: BlockPointer { birth: Generation(5), ..pointer(address, 1) } });
     refused(open(&with_record(&image, &twice, |_| {}).0), "dead twice");
     let far = SegmentReference { extent: Extent::new(1 << 40, 6), salt: 5 };
     let announced = |header: &mut RecordHeader| header.next_segment = Some(far);
