@@ -1,5 +1,6 @@
 //! Files made to harm: every sum fits, and what they say cannot be. The answer is an error, at once, without a panic
 //! and without setting aside what the file does not justify. (The fuzz targets look for more of the kind.)
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
