@@ -26,6 +26,7 @@ use std::fmt;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::guard::FrameGuard;
 use super::manager::{Inner, guard_of};
@@ -162,7 +163,7 @@ impl StorePages {
                 let pointer = own.map_or_else(|| at.pointer(page), Ok)?;
                 return self.unit_arriving(page, &pointer, page.class(), arrival);
             }
-            match self.begin_load(descriptor, page)? {
+            match self.begin_load(descriptor, page, None)? {
                 Begun::Again => {}
                 Begun::Wait(wait) => {
                     self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +189,12 @@ impl StorePages {
     }
 
     /// Evicted → loading, or what else there is to do.
-    pub(super) fn begin_load<'a>(&'a self, descriptor: &'a Descriptor, page: PageId) -> Result<Begun<'a>> {
+    pub(super) fn begin_load<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        page: PageId,
+        patience: Option<Duration>,
+    ) -> Result<Begun<'a>> {
         let mut charged = false;
         let begun = loop {
             let (leaf, mut shard) = self.store.shard(page);
@@ -202,7 +208,7 @@ impl StorePages {
             if !shard.has(leaf) {
                 if !charged {
                     drop(shard);
-                    self.inner.obtain_bytes(leaf_charge(), None)?;
+                    self.inner.obtain_bytes(leaf_charge(), patience)?;
                     charged = true;
                     continue;
                 }
@@ -475,14 +481,14 @@ pub(super) struct Filling<'a> {
 impl<'a> Filling<'a> {
     /// Obtains a frame and reads what lies at `pointer`.
     fn read(pages: &'a StorePages, page: PageId, pointer: &BlockPointer, class: SizeClass) -> Result<Self> {
-        let mut filling = Self::obtain(pages, class)?;
+        let mut filling = Self::obtain(pages, class, None)?;
         filling.fill(page, pointer)?;
         Ok(filling)
     }
 
     /// A frame to read into.
-    pub(super) fn obtain(pages: &'a StorePages, class: SizeClass) -> Result<Self> {
-        Ok(Self { pages, name: pages.inner.obtain(class, Use::Loading)? })
+    pub(super) fn obtain(pages: &'a StorePages, class: SizeClass, patience: Option<Duration>) -> Result<Self> {
+        Ok(Self { pages, name: pages.inner.obtain(class, Use::Loading, patience)? })
     }
 
     /// The frame that another thread obtained and handed over.

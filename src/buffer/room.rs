@@ -26,7 +26,7 @@ use super::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot};
 use super::pool::{Meta, PUBLISHED, Pool, PoolState, Use};
 use super::protocol::limbo::{Limbo, Verdict};
 use super::store::Store;
-use super::thread::registry;
+use super::thread::{is_in_scope, registry};
 use super::units::UnitKey;
 use crate::error::Result;
 use crate::id::SizeClass;
@@ -114,7 +114,7 @@ impl Room {
     pub(super) fn take(&mut self, inner: &Inner, class: SizeClass, usage: Use) -> Result<Option<FrameName>> {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
         // What was replaced is used again before more memory is.
-        if self.states[class.index()].free() == 0 && self.limbo.len() >= BATCH {
+        if self.states[class.index()].free() == 0 && self.limbo.arrived() >= BATCH {
             self.sift(inner, &mut Vec::new());
         }
         let state = &mut self.states[class.index()];
@@ -374,9 +374,9 @@ impl Room {
         self.policy_bytes = bytes;
     }
 
-    /// Whether something that holds memory will let go of it soon: loads, and scopes.
+    /// Whether something that holds memory will let go of it soon: loads, and other threads' scopes.
     pub(super) fn is_anything_passing(&self) -> bool {
-        self.loading_bytes > 0 || self.limbo.len() > 0
+        self.loading_bytes > 0 || (self.limbo.young() > 0 && !is_in_scope())
     }
 
     /// Frames with memory, and free ones, of a class.
