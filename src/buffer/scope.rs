@@ -82,7 +82,8 @@ impl<S: ReadState> Scope<'_, S> {
     /// The bytes of the page that `swip` stands for; `swip` remembers the way.
     ///
     /// # Errors
-    /// As [`Scope::page`]. `PageNotFound` if the swip came from another store and means nothing here.
+    /// As [`Scope::page`]. [`Error::SwipOfAnotherStore`] if the swip was followed in another store and means
+    /// nothing here.
     #[inline]
     pub fn follow(&self, swip: &Swip) -> Result<&[u8]> {
         if let Some(descriptor) = swip.offset().and_then(|offset| self.pages.store.table.at(offset))
