@@ -37,6 +37,7 @@
 mod error;
 mod id;
 
+pub mod buffer;
 pub mod disk;
 pub mod format;
 pub mod log;

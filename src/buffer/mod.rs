@@ -1,0 +1,3 @@
+//! Memory for pages: what stays in it is decided by an eviction policy.
+
+pub mod policy;
