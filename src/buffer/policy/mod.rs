@@ -37,7 +37,19 @@
 //! left, how old a page is. The order of victims does not depend on size, so a large page neither stays nor goes
 //! because it is large: the manager asks until enough bytes are free.
 
+mod clock;
+mod cooling;
+mod ghosts;
+mod queues;
+mod s3_fifo;
+mod sieve;
+
 use std::fmt::Debug;
+
+pub use clock::Clock;
+pub use cooling::Cooling;
+pub use s3_fifo::S3Fifo;
+pub use sieve::Sieve;
 
 use crate::id::SizeClass;
 

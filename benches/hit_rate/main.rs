@@ -1,0 +1,67 @@
+//! proto
+#![allow(clippy::unwrap_used, missing_docs)]
+mod exact;
+mod simulation;
+mod workload;
+
+use exact::{Lru, Optimum, S3Counters};
+use simulation::{Cache, Driven};
+use vellum::buffer::policy::*;
+use workload::{SIZES, Workload};
+
+fn rate(cache: &mut dyn Cache, accesses: &[u32]) -> f64 {
+    let hits = accesses.iter().filter(|&&page| cache.access(page)).count();
+    100.0 * hits as f64 / accesses.len() as f64
+}
+
+fn driven(policy: Box<dyn EvictionPolicy>, pages: usize, w: &Workload) -> f64 {
+    let mut cache = Driven::new(policy, pages, w.distinct);
+    let r = rate(&mut cache, &w.accesses);
+    assert!(cache.policy().memory_bytes() < usize::MAX);
+    r
+}
+
+fn main() {
+    let mut workloads = workload::synthetic();
+    if let Some(folder) = std::env::var_os("VELLUM_TRACES") {
+        workloads.extend(workload::traces(folder.as_ref()).unwrap());
+    }
+    let make: Vec<(&str, fn() -> Box<dyn EvictionPolicy>)> = vec![
+        ("cool", || Box::new(Cooling::new(1))),
+        ("sieve", || Box::new(Sieve::new())),
+        ("s3", || Box::new(S3Fifo::new())),
+        //CANDIDATES
+    ];
+    print!("{:<26} {:>3} {:>6} {:>6} {:>6} {:>6}", "", "", "opt", "lru", "clock", "s3cnt");
+    make.iter().for_each(|(n, _)| print!(" {n:>7}"));
+    println!();
+    let mut worst = vec![(0.0f64, String::new()); make.len() + 1];
+    let mut short = vec![0; make.len() + 1];
+    let mut sum = vec![(0.0, 0.0); make.len() + 1];
+    let mut count = 0;
+    let fast = std::env::var_os("FAST").is_some();
+    for w in &workloads {
+        for part in SIZES {
+            let pages = (w.distinct / part).max(1);
+            let opt = if fast { 0.0 } else { rate(&mut Optimum::new(pages, w.distinct, &w.accesses), &w.accesses) };
+            let lru = rate(&mut Lru::new(pages, w.distinct), &w.accesses);
+            let clock = driven(Box::new(Clock::new()), pages, w);
+            let mut rates = vec![rate(&mut S3Counters::new(pages, w.distinct), &w.accesses)];
+            rates.extend(make.iter().map(|(_, make)| driven(make(), pages, w)));
+            print!("{:<26} {:>3} {opt:>6.2} {lru:>6.2} {clock:>6.2}", w.name, part);
+            for (i, r) in rates.iter().enumerate() {
+                let d = r - lru.max(clock);
+                print!(" {r:>6.2}{}", if d < -0.5 { '!' } else { ' ' });
+                if d < -0.5 { short[i] += 1; }
+                if d < worst[i].0 { worst[i] = (d, format!("{} {}", w.name, part)); }
+                sum[i].0 += r - lru;
+                sum[i].1 += r - clock;
+            }
+            println!();
+            count += 1;
+        }
+    }
+    for (i, name) in std::iter::once("s3cnt").chain(make.iter().map(|m| m.0)).enumerate() {
+        println!("{name:<8} worst {:>7.2} at {:<32} short {:>3} over lru {:.2} over clock {:.2}", worst[i].0, worst[i].1, short[i], sum[i].0 / count as f64, sum[i].1 / count as f64);
+    }
+}
