@@ -24,11 +24,12 @@
 //!
 //! - **E6** `victim` names an admitted slot, which is thereby no longer admitted, and only one for which
 //!   [`Frames::take`] has just said yes.
-//! - **E7** `victim` ends whatever it is answered: it asks at most `4 n + 8` questions of `n` admitted slots. It returns
+//! - **E7** `victim` ends whatever it is answered: it asks at most `3 n + 3` questions of `n` admitted slots (`Cooling`, some more). It returns
 //!   `None` only if every admitted slot refused to be taken in this call.
 //! - **E8** All else is O(1), amortised over the slots admitted; refusals apart, so is `victim`.
-//! - **E9** Memory is bounded: [`BYTES_PER_SLOT`] for each slot up to the highest seen, and for pages that have left
-//!   [`BYTES_PER_GHOST`] for each 4 KiB of the frames that were admitted at once; vectors that grow hold up to twice that.
+//! - **E9** Memory is bounded: [`BYTES_PER_SLOT`] for each slot up to the highest seen, in a vector that may hold up to
+//!   twice that as it grows; and for pages that have left two tables at most, of [`BYTES_PER_GHOST`] for each 4 KiB of the
+//!   frames that were admitted at once (or for each half of a slot, if that is less), and a quarter more as they grow.
 //! - **E10** The same calls with the same answers give the same victims: randomness comes from the seed.
 //!
 //! # Sizes
@@ -43,6 +44,9 @@ mod ghosts;
 mod queues;
 mod s3_fifo;
 mod sieve;
+#[cfg(test)]
+mod tests;
+mod weighed_ages;
 
 use std::fmt::Debug;
 
@@ -50,13 +54,14 @@ pub use clock::Clock;
 pub use cooling::Cooling;
 pub use s3_fifo::S3Fifo;
 pub use sieve::Sieve;
+pub use weighed_ages::WeighedAges;
 
 use crate::id::SizeClass;
 
 /// What is kept for a frame.
-pub const BYTES_PER_SLOT: usize = 16;
-/// What is kept for a page that has left.
-pub const BYTES_PER_GHOST: usize = 16;
+pub const BYTES_PER_SLOT: usize = 20;
+/// What is kept for a page that has left, with the room that the table leaves.
+pub const BYTES_PER_GHOST: usize = 12;
 
 /// The number of a frame that holds a page, dense within the manager (E1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

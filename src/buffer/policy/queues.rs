@@ -12,6 +12,9 @@ const NOWHERE: u8 = u8::MAX;
 /// 4 KiB: what sizes are counted in.
 const UNIT_LOG2: u8 = 12;
 
+/// When a slot came into its queue has so many bits: 4 PiB that came into queues.
+const TIME_BITS: u32 = 40;
+
 /// What is kept for a slot.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -20,6 +23,9 @@ struct Entry {
     /// The neighbour that came before.
     older: u32,
     page: Fingerprint,
+    /// When it came into its queue: the low bits, and the high.
+    since: u32,
+    since_high: u8,
     queue: u8,
     class: u8,
     /// What the policy remembers of it.
@@ -27,6 +33,7 @@ struct Entry {
 }
 
 const _: () = assert!(size_of::<Entry>() == super::BYTES_PER_SLOT);
+
 
 /// What is kept of a page's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +58,14 @@ struct Ends {
 pub(super) struct Queues<const N: usize> {
     entries: Vec<Entry>,
     ends: [Ends; N],
+    /// Units that came into a queue so far.
+    now: u64,
 }
 
 impl<const N: usize> Queues<N> {
     pub(super) fn new() -> Self {
         let empty = Ends { newest: NONE, oldest: NONE, slots: 0, units: 0 };
-        Self { entries: Vec::new(), ends: [empty; N] }
+        Self { entries: Vec::new(), ends: [empty; N], now: 0 }
     }
 
     /// Slots in all queues.
@@ -116,8 +125,9 @@ impl<const N: usize> Queues<N> {
     pub(super) fn insert(&mut self, queue: usize, slot: Slot, page: Fingerprint, class: SizeClass) {
         let index = slot.0 as usize;
         if index >= self.entries.len() {
-            let empty =
-                Entry { newer: NONE, older: NONE, page: Fingerprint(0), queue: NOWHERE, class: UNIT_LOG2, mark: 0 };
+            let (newer, older, page) = (NONE, NONE, Fingerprint(0));
+            let (queue, class) = (NOWHERE, UNIT_LOG2);
+            let empty = Entry { newer, older, page, since: 0, since_high: 0, queue, class, mark: 0 };
             self.entries.resize(index + 1, empty);
         }
         debug_assert_eq!(self.entries[index].queue, NOWHERE, "Q1: {slot:?}");
@@ -174,6 +184,13 @@ impl<const N: usize> Queues<N> {
         }
     }
 
+    /// Units that came into queues since the slot did.
+    pub(super) fn age(&self, slot: Slot) -> u64 {
+        let entry = &self.entries[slot.0 as usize];
+        let since = u64::from(entry.since) | u64::from(entry.since_high) << 32;
+        self.now.wrapping_sub(since) & ((1 << TIME_BITS) - 1)
+    }
+
     /// Slots up to the highest seen.
     pub(super) fn table_slots(&self) -> usize {
         self.entries.len()
@@ -208,8 +225,11 @@ impl<const N: usize> Queues<N> {
             NONE => ends.oldest = slot.0,
             older => self.entries[older as usize].newer = slot.0,
         }
+        self.now = self.now.wrapping_add(units);
+        let now = self.now;
         let entry = &mut self.entries[slot.0 as usize];
         (entry.newer, entry.older, entry.queue) = (NONE, older, queue as u8);
+        (entry.since, entry.since_high) = (now as u32, (now >> 32) as u8);
     }
 
     fn slot(index: u32) -> Option<Slot> {

@@ -52,12 +52,13 @@ impl EvictionPolicy for S3Fifo {
 
     fn victim(&mut self, frames: &mut dyn Frames) -> Option<Slot> {
         let units = self.queues.units();
-        for _ in 0..=2 * self.queues.slots() {
+        for _ in 0..=self.queues.slots() {
             let is_small = self.queues.slots_of(MAIN) == 0 || self.queues.units_of(SMALL) * SHARE > units;
             let slot = self.queues.oldest(if is_small { SMALL } else { MAIN })?;
             if !frames.touched(slot) && frames.take(slot) {
                 if is_small {
-                    self.ghosts.remember(self.queues.page(slot), self.queues.slot_units(slot), units - units / SHARE);
+                    let (page, size) = (self.queues.page(slot), self.queues.slot_units(slot));
+                    self.ghosts.remember(page, size, units - units / SHARE, self.queues.slots());
                 }
                 self.queues.remove(slot);
                 return Some(slot);
