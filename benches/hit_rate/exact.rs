@@ -125,7 +125,11 @@ impl Cache for S3Counters {
         }
         let left = std::mem::take(&mut self.left[page as usize]);
         let is_ghost = left != 0 && self.evicted - left < self.pages - self.pages / 10;
-        if is_ghost { self.main.push_back(page) } else { self.small.push_back(page) };
+        if is_ghost {
+            self.main.push_back(page)
+        } else {
+            self.small.push_back(page)
+        };
         self.count[page as usize] = Some(0);
         false
     }

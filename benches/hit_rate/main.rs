@@ -48,12 +48,21 @@ fn main() {
             let clock = driven(Box::new(Clock::new()), pages, w);
             let mut rates = vec![rate(&mut S3Counters::new(pages, w.distinct), &w.accesses)];
             rates.extend(make.iter().map(|(_, make)| driven(make(), pages, w)));
-            if fast && rates[1..].iter().all(|r| (r - rates[1]).abs() < 0.4) && rates[1] > lru.max(clock) - 0.4 { } else { print!("{:<26} {:>3} {opt:>6.2} {lru:>6.2} {clock:>6.2}", w.name, part); }
+            if fast && rates[1..].iter().all(|r| (r - rates[1]).abs() < 0.4) && rates[1] > lru.max(clock) - 0.4 {
+            } else {
+                print!("{:<26} {:>3} {opt:>6.2} {lru:>6.2} {clock:>6.2}", w.name, part);
+            }
             for (i, r) in rates.iter().enumerate() {
                 let d = r - lru.max(clock);
-                if !(fast && rates[1..].iter().all(|r| (r - rates[1]).abs() < 0.4) && rates[1] > lru.max(clock) - 0.4) { print!(" {r:>6.2}{}", if d < -0.5 { '!' } else { ' ' }); }
-                if d < -0.5 { short[i] += 1; }
-                if d < worst[i].0 { worst[i] = (d, format!("{} {}", w.name, part)); }
+                if !(fast && rates[1..].iter().all(|r| (r - rates[1]).abs() < 0.4) && rates[1] > lru.max(clock) - 0.4) {
+                    print!(" {r:>6.2}{}", if d < -0.5 { '!' } else { ' ' });
+                }
+                if d < -0.5 {
+                    short[i] += 1;
+                }
+                if d < worst[i].0 {
+                    worst[i] = (d, format!("{} {}", w.name, part));
+                }
                 sum[i].0 += r - lru;
                 sum[i].1 += r - clock;
             }
@@ -62,6 +71,13 @@ fn main() {
         }
     }
     for (i, name) in std::iter::once("s3cnt").chain(make.iter().map(|m| m.0)).enumerate() {
-        println!("{name:<8} worst {:>7.2} at {:<32} short {:>3} over lru {:.2} over clock {:.2}", worst[i].0, worst[i].1, short[i], sum[i].0 / count as f64, sum[i].1 / count as f64);
+        println!(
+            "{name:<8} worst {:>7.2} at {:<32} short {:>3} over lru {:.2} over clock {:.2}",
+            worst[i].0,
+            worst[i].1,
+            short[i],
+            sum[i].0 / count as f64,
+            sum[i].1 / count as f64
+        );
     }
 }

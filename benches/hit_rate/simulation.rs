@@ -30,6 +30,7 @@ impl Frames for Bits {
 /// A memory of so many pages under a policy.
 pub struct Driven {
     policy: Box<dyn EvictionPolicy>,
+    ahead: u8,
     pages: usize,
     bits: Bits,
     /// The page in each slot.
@@ -40,7 +41,14 @@ pub struct Driven {
 
 impl Driven {
     pub fn new(policy: Box<dyn EvictionPolicy>, pages: usize, distinct: usize) -> Self {
-        Self { policy, pages, bits: Bits::default(), held: Vec::new(), slots: vec![NOWHERE; distinct] }
+        Self {
+            policy,
+            ahead: std::env::var_os("AHEAD").is_some() as u8,
+            pages,
+            bits: Bits::default(),
+            held: Vec::new(),
+            slots: vec![NOWHERE; distinct],
+        }
     }
 
     pub fn policy(&self) -> &dyn EvictionPolicy {
@@ -71,7 +79,15 @@ impl Cache for Driven {
         }
         let slot = self.slot(page);
         self.slots[page as usize] = slot.0;
-        self.policy.admit(slot, PageHash(Random(u64::from(page)).next()), SizeClass::MIN, Arrival::Read);
+        self.policy.admit(
+            slot,
+            PageHash(Random(u64::from(page)).next()),
+            SizeClass::MIN,
+            if self.ahead > 0 { Arrival::Ahead } else { Arrival::Read },
+        );
+        if self.ahead > 0 {
+            self.bits.0[slot.0 as usize] = true;
+        }
         false
     }
 }

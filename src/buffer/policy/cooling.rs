@@ -33,7 +33,7 @@ impl Cooling {
             self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let slot = Slot((((mixed ^ (mixed >> 31)) >> 32) * self.queues.table_slots() as u64 >> 32) as u32);
+            let slot = Slot(((((mixed ^ (mixed >> 31)) >> 32) * self.queues.table_slots() as u64) >> 32) as u32);
             if self.queues.queue(slot) == Some(HOT) {
                 return Some(slot);
             }
@@ -41,10 +41,11 @@ impl Cooling {
         self.queues.oldest(HOT)
     }
 
-    /// Until a tenth is cooling, a page drawn at random is to cool.
-    fn cool(&mut self, frames: &mut dyn Frames) {
+    /// Until a tenth is cooling, a page drawn at random is to cool, but no more of them than `left`.
+    fn cool(&mut self, frames: &mut dyn Frames, left: &mut usize) {
         while self.queues.units_of(COOLING) * SHARE < self.queues.units() || self.queues.slots_of(COOLING) == 0 {
-            let Some(slot) = self.hot_slot() else { return };
+            let (Some(slot), Some(less)) = (self.hot_slot(), left.checked_sub(1)) else { return };
+            *left = less;
             frames.touched(slot);
             self.queues.renew(COOLING, slot);
         }
@@ -69,9 +70,10 @@ impl EvictionPolicy for Cooling {
     }
 
     fn victim(&mut self, frames: &mut dyn Frames) -> Option<Slot> {
+        let mut left = self.queues.slots() + 1;
         for _ in 0..=self.queues.slots() {
-            self.cool(frames);
-            let slot = self.queues.oldest(COOLING)?;
+            self.cool(frames, &mut left);
+            let Some(slot) = self.queues.oldest(COOLING) else { break };
             if !frames.touched(slot) && frames.take(slot) {
                 self.queues.remove(slot);
                 return Some(slot);

@@ -34,7 +34,6 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == super::BYTES_PER_SLOT);
 
-
 /// What is kept of a page's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint(pub(super) u32);
