@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::simulation::Cache;
 
 /// The least recently used page goes.
-pub struct Lru {
+pub(crate) struct Lru {
     pages: usize,
     now: u64,
     last: Vec<u64>,
@@ -13,7 +13,7 @@ pub struct Lru {
 }
 
 impl Lru {
-    pub fn new(pages: usize, distinct: usize) -> Self {
+    pub(crate) fn new(pages: usize, distinct: usize) -> Self {
         Self { pages, now: 0, last: vec![0; distinct], by_age: BTreeSet::new() }
     }
 }
@@ -32,7 +32,7 @@ impl Cache for Lru {
 }
 
 /// The page goes that is wanted last. (Belady, 1966.)
-pub struct Optimum {
+pub(crate) struct Optimum {
     pages: usize,
     now: usize,
     /// For each access, when the same page is accessed next.
@@ -43,7 +43,7 @@ pub struct Optimum {
 }
 
 impl Optimum {
-    pub fn new(pages: usize, distinct: usize, accesses: &[u32]) -> Self {
+    pub(crate) fn new(pages: usize, distinct: usize, accesses: &[u32]) -> Self {
         let mut next = vec![u32::MAX; accesses.len()];
         let mut after = vec![u32::MAX; distinct];
         for (at, &page) in accesses.iter().enumerate().rev() {
@@ -72,7 +72,7 @@ impl Cache for Optimum {
 }
 
 /// S3-FIFO as published: counters up to 3, and two accesses more to leave the small queue for the main one.
-pub struct S3Counters {
+pub(crate) struct S3Counters {
     pages: usize,
     small: VecDeque<u32>,
     main: VecDeque<u32>,
@@ -83,7 +83,7 @@ pub struct S3Counters {
 }
 
 impl S3Counters {
-    pub fn new(pages: usize, distinct: usize) -> Self {
+    pub(crate) fn new(pages: usize, distinct: usize) -> Self {
         let (small, main) = (VecDeque::new(), VecDeque::new());
         Self { pages, small, main, count: vec![None; distinct], left: vec![0; distinct], evicted: 0 }
     }

@@ -6,7 +6,7 @@ use vellum::buffer::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot};
 use crate::workload::Random;
 
 /// Something that has a page or has not.
-pub trait Cache {
+pub(crate) trait Cache {
     /// Whether it had the page. It has now.
     fn access(&mut self, page: u32) -> bool;
 }
@@ -28,9 +28,8 @@ impl Frames for Bits {
 }
 
 /// A memory of so many pages under a policy.
-pub struct Driven {
+pub(crate) struct Driven {
     policy: Box<dyn EvictionPolicy>,
-    ahead: u8,
     pages: usize,
     bits: Bits,
     /// The page in each slot.
@@ -40,19 +39,8 @@ pub struct Driven {
 }
 
 impl Driven {
-    pub fn new(policy: Box<dyn EvictionPolicy>, pages: usize, distinct: usize) -> Self {
-        Self {
-            policy,
-            ahead: std::env::var_os("AHEAD").is_some() as u8,
-            pages,
-            bits: Bits::default(),
-            held: Vec::new(),
-            slots: vec![NOWHERE; distinct],
-        }
-    }
-
-    pub fn policy(&self) -> &dyn EvictionPolicy {
-        &*self.policy
+    pub(crate) fn new(policy: Box<dyn EvictionPolicy>, pages: usize, distinct: usize) -> Self {
+        Self { policy, pages, bits: Bits::default(), held: Vec::new(), slots: vec![NOWHERE; distinct] }
     }
 
     /// A slot for a page that is not in memory: a new one, or a victim's.
@@ -79,15 +67,7 @@ impl Cache for Driven {
         }
         let slot = self.slot(page);
         self.slots[page as usize] = slot.0;
-        self.policy.admit(
-            slot,
-            PageHash(Random(u64::from(page)).next()),
-            SizeClass::MIN,
-            if self.ahead > 0 { Arrival::Ahead } else { Arrival::Read },
-        );
-        if self.ahead > 0 {
-            self.bits.0[slot.0 as usize] = true;
-        }
+        self.policy.admit(slot, PageHash(Random(u64::from(page)).next()), SizeClass::MIN, Arrival::Read);
         false
     }
 }

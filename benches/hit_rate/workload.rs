@@ -7,14 +7,16 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 
 /// Cache sizes, as parts of the distinct pages.
-pub const SIZES: [usize; 5] = [2, 5, 10, 20, 50];
+pub(crate) const SIZES: [usize; 5] = [2, 5, 10, 20, 50];
+/// More of them, not looked at before four candidates were left for the default's constants.
+pub(crate) const HELD_OUT_SIZES: [usize; 5] = [3, 7, 15, 30, 100];
 const ACCESSES: usize = 600_000;
 
-pub struct Workload {
-    pub name: String,
+pub(crate) struct Workload {
+    pub(crate) name: String,
     /// Pages, numbered from 0 without gaps.
-    pub accesses: Vec<u32>,
-    pub distinct: usize,
+    pub(crate) accesses: Vec<u32>,
+    pub(crate) distinct: usize,
 }
 
 impl Workload {
@@ -32,17 +34,17 @@ impl Workload {
 }
 
 /// SplitMix64 (Steele and others, 2014).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
@@ -52,10 +54,10 @@ impl Random {
 }
 
 /// Ranks from 0, the first the most frequent.
-struct Zipf(Vec<f64>);
+pub(crate) struct Zipf(Vec<f64>);
 
 impl Zipf {
-    fn new(items: usize, skew: f64) -> Self {
+    pub(crate) fn new(items: usize, skew: f64) -> Self {
         let mut sum = 0.0;
         let sums: Vec<f64> = (1..=items)
             .map(|rank| {
@@ -66,7 +68,7 @@ impl Zipf {
         Self(sums.iter().map(|part| part / sum).collect())
     }
 
-    fn draw(&self, random: &mut Random) -> u64 {
+    pub(crate) fn draw(&self, random: &mut Random) -> u64 {
         let at = random.fraction();
         self.0.partition_point(|&sum| sum < at).min(self.0.len() - 1) as u64
     }
@@ -200,7 +202,7 @@ fn recorded(path: &Path) -> std::io::Result<Workload> {
 }
 
 /// All that were recorded in a folder.
-pub fn traces(folder: &Path) -> std::io::Result<Vec<Workload>> {
+pub(crate) fn traces(folder: &Path) -> std::io::Result<Vec<Workload>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         paths.push(entry?.path());
@@ -211,7 +213,7 @@ pub fn traces(folder: &Path) -> std::io::Result<Vec<Workload>> {
 }
 
 /// All that are made up.
-pub fn synthetic() -> Vec<Workload> {
+pub(crate) fn synthetic() -> Vec<Workload> {
     vec![
         zipf(0.6),
         zipf(0.8),
