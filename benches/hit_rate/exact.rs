@@ -59,10 +59,10 @@ impl Cache for Optimum {
         let is_hit = wanted != 0;
         if is_hit {
             self.by_want.remove(&(wanted, page));
-        } else if self.by_want.len() == self.pages {
-            if let Some((_, victim)) = self.by_want.pop_last() {
-                self.wanted[victim as usize] = 0;
-            }
+        } else if self.by_want.len() == self.pages
+            && let Some((_, victim)) = self.by_want.pop_last()
+        {
+            self.wanted[victim as usize] = 0;
         }
         self.wanted[page as usize] = self.next[self.now];
         self.by_want.insert((self.next[self.now], page));
