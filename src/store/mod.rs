@@ -36,12 +36,15 @@
 
 mod append;
 mod apply;
+mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
 mod commit;
 mod create;
 mod journal;
+mod leaves;
+mod load;
 mod medium;
 mod moves;
 mod read;
@@ -124,7 +127,7 @@ pub struct Store {
     folded_before: Generation,
     bitmap: Tree,
     /// Where the bitmap's leaves are loaded from: the same tree, shared with `space`.
-    bitmap_source: Arc<recovery::BitmapSource>,
+    bitmap_source: Arc<leaves::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
     /// The catalogue's entries as they lie on disk, by id.
@@ -184,6 +187,8 @@ pub struct Counters {
     pub syncs: u64,
     /// Writes of pages: one for each contiguous run.
     pub page_writes: u64,
+    /// Damaged leaves of the bitmap, made anew from everything else.
+    pub bitmap_leaves_made_anew: u64,
 }
 
 /// Where the store stands.
@@ -256,7 +261,7 @@ impl Store {
 
     /// Counts since the store was opened.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { bitmap_leaves_made_anew: self.bitmap_source.made_anew(), ..self.counters }
     }
 
     /// Where the store stands.
