@@ -375,12 +375,13 @@ impl Error {
         matches!(self, Self::Corrupt(_))
     }
 
-    /// Whether space is what is lacking: on the disk, or under a quota.
+    /// Whether space is what is lacking: on the disk, under a quota, or under a limit on the length of files.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
             _ => false,
         }
