@@ -311,7 +311,7 @@ impl Store {
     /// Who holds which state, in this process and in others; `None` while somebody holds everything.
     fn pins(&self) -> Result<Option<Pins>> {
         let (base, synced) = (self.folded.checkpoint, self.synced);
-        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation })?;
+        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation, store: self.id })?;
         let mut pins = self.published.pins();
         for reader in self.readers.pins()? {
             match reader.pinned {
