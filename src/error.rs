@@ -93,7 +93,7 @@ pub enum Error {
 
     /// What a reader in another process reads is newer than what could be recovered: blocks it reads would be used
     /// again. Nothing was written; stop the reader, then open again.
-    #[error("{} could be recovered to {recovered:?} only, but {holder} reads {base:?}; stop it, then open again", path.display())]
+    #[error("{} could be recovered to checkpoint {} only, but {holder} reads {}; stop it, then open again", path.display(), recovered.0, newer(*base))]
     ReaderAhead {
         /// The file.
         path: PathBuf,
@@ -440,6 +440,10 @@ fn what_limits_memory(source: &io::Error) -> &'static str {
         io::ErrorKind::OutOfMemory => " (see `ulimit -v`, `ulimit -d`, vm.overcommit_memory and vm.max_map_count)",
         _ => "",
     }
+}
+
+fn newer(base: Option<CheckpointNumber>) -> String {
+    base.map_or_else(|| "one that may be newer".to_owned(), |base| format!("checkpoint {}", base.0))
 }
 
 fn of_page(page: Option<PageId>) -> String {

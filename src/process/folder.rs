@@ -48,17 +48,23 @@ impl Folder {
         let failed = |source| Error::Io { operation: "open", path: store.into(), offset: None, source };
         let store = fs::canonicalize(store).map_err(failed)?;
         let metadata = fs::metadata(&store).map_err(failed)?;
-        // Of several hard links each would have a folder of its own, and neither side would know of the other.
-        if metadata.nlink() > 1 {
-            return Err(Error::SideFolder { path: store, reason: "the store's file has several names (hard links)" });
-        }
         let mut path = store.into_os_string();
         path.push(".readers");
         Ok(Self { path: path.into(), mode: metadata.mode() & 0o666 })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Fails if the store's file has several names: each would have a folder of its own, and a writer and a reader that
+    /// came by different names would not know of each other.
+    pub(super) fn check_only_name(store: &Path) -> Result<()> {
+        let metadata = fs::metadata(store);
+        match metadata.map(|metadata| metadata.nlink()) {
+            Ok(0 | 1) => Ok(()),
+            Ok(_) => {
+                let reason = "the file has several names (hard links); remove all but one, or open it with no readers";
+                Err(Error::SideFolder { path: store.into(), reason })
+            }
+            Err(source) => Err(Error::Io { operation: "stat", path: store.into(), offset: None, source }),
+        }
     }
 
     pub(super) fn writer(&self) -> PathBuf {

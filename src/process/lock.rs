@@ -24,6 +24,7 @@ pub struct FileLock {
     /// A duplicate of the disk's descriptor: the same open file, so the same lock.
     file: File,
     path: PathBuf,
+    process: u32,
 }
 
 impl FileLock {
@@ -64,7 +65,7 @@ impl FileLock {
         let path = crate::disk::Disk::path(disk).to_owned();
         let result = disk.file().try_clone().and_then(|file| lock(&file).map(|()| file));
         match result {
-            Ok(file) => Ok(Self { file, path }),
+            Ok(file) => Ok(Self { file, path, process: std::process::id() }),
             Err(error) if is_contended(&error) => Err(Error::Locked { path }),
             Err(source) => Err(Error::Io { operation: "lock", path, offset: None, source }),
         }
@@ -75,6 +76,10 @@ impl Drop for FileLock {
     /// Unlocks: the disk's descriptor may live on. That this fails is not known to happen; the lock then goes with the
     /// last descriptor.
     fn drop(&mut self) {
+        // In a forked child the lock is the parent's.
+        if std::process::id() != self.process {
+            return;
+        }
         let _ = fs2::FileExt::unlock(&self.file);
     }
 }

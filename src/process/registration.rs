@@ -27,6 +27,9 @@ pub struct Registration {
     process: u32,
     entry: Entry,
     place: Place,
+    /// Places that were taken out of the folder. They stay locked until a writer was met that knows the present one:
+    /// the one that is there may know only them.
+    former: Vec<Place>,
     session: Option<Heard>,
 }
 
@@ -63,12 +66,13 @@ impl Registration {
     /// [`SideFolder`](Error::SideFolder) if the store's file has several names; [`Io`](Error::Io) if the folder beside
     /// it cannot be written.
     pub fn open(store: &Path, id: StoreId, name: &str) -> Result<Self> {
+        Folder::check_only_name(store)?;
         let folder = Folder::of(store)?;
         let process = std::process::id();
         let since_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let entry = Entry { process, since_seconds, store: id, name: name.to_owned(), states: None };
         let place = take_place(&folder, &entry)?;
-        Ok(Self { store: store.to_owned(), folder, process, entry, place, session: None })
+        Ok(Self { store: store.to_owned(), folder, process, entry, place, former: Vec::new(), session: None })
     }
 
     /// Fails in a child of the process that made this.
@@ -122,13 +126,18 @@ impl Registration {
             if FileId::of_path(&self.place.path).map_err(|source| self.folder.failed("read", source))?
                 != Some(self.place.id)
             {
-                // The old place stays locked until the new one is had.
-                self.place = take_place(&self.folder, &self.entry)?;
+                let place = take_place(&self.folder, &self.entry)?;
+                self.former.push(std::mem::replace(&mut self.place, place));
                 self.session = None;
             }
             match self.look_for_writer() {
-                Ok(Some(told)) => return Ok(told),
                 Ok(None) => {}
+                Ok(Some(told)) => {
+                    if !matches!(told, Told::Gone(_)) {
+                        self.former.clear();
+                    }
+                    return Ok(told);
+                }
                 Err(source) => return Err(self.folder.failed("read", source)),
             }
         }

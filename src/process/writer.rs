@@ -65,6 +65,7 @@ impl WriterTable {
     /// [`SideFolder`](crate::Error::SideFolder) if the store's file has several names;
     /// [`Io`](crate::Error::Io) if the folder beside it cannot be made or written.
     pub fn open(store: &Path) -> Result<Self> {
+        Folder::check_only_name(store)?;
         let folder = Folder::of(store)?;
         let session = begin(&folder, None).map_err(|source| folder.failed("open", source))?;
         let inner =

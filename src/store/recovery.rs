@@ -14,13 +14,15 @@
 //! - **V4** *Adoption*: what is taken from the tail may lie in the cache of the system only, where an earlier failed sync
 //!   left it. It is written again in place with the same bytes, an opening record with a new incarnation ends the log,
 //!   and one sync covers all; only then is anything published.
+//! - **V6** What readers of other processes hold is asked before anything is released; one that reads a checkpoint
+//!   newer than the one recovered fails the open.
 //! - **V5** The cost is in proportion to the log: no leaf of a map or of the bitmap is read but for log segments.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::append::Draft;
-use super::apply::{Applied, Mode};
+use super::apply::{Applied, Mode, contradicts};
 use super::commit::stored_pointers;
 use super::create::{FileState, file_state};
 use super::reuse::{Deferred, Replayed};
@@ -33,10 +35,10 @@ use crate::format::{
     FEATURES_READ_COMPATIBLE_KNOWN, NodeKind, RecordFlags, SUPERBLOCK_BLOCKS, SealHasher, SegmentReference, Superblock,
     VERSION, checksum, decode_deferred, decode_entries, sealed_part, slot_blocks,
 };
-use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Extent, Generation, Incarnation, SizeClass};
+use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, SizeClass};
 use crate::log::{FoundRecord, Hold, Log, LogStart, Placement, Scanner, Segment, Which};
 use crate::map::{Nodes, Shape, Tree};
-use crate::process::PinTable;
+use crate::process::{PinTable, Pinned};
 use crate::space::{LEAF_BLOCKS, LeafBytes, LeafSource, LeafState, Space};
 
 /// What an open found and did.
@@ -90,8 +92,8 @@ impl LeafSource for BitmapSource {
 }
 
 /// The superblocks of a file: the best copy of each slot, newest first, and the copies that are no good.
-struct Superblocks {
-    slots: Vec<Superblock>,
+pub(super) struct Superblocks {
+    pub(super) slots: Vec<Superblock>,
     damaged: Vec<Block>,
 }
 
@@ -140,6 +142,7 @@ impl Store {
         let newest = &superblocks.slots[0];
         check_usable(&medium, newest, &settings)?;
         let (loaded, fell_back) = load_any(&medium, &superblocks, &settings)?;
+        refuse_readers_ahead(&medium, readers.as_ref(), loaded.superblock.checkpoint, fell_back)?;
         let folded_before = superblocks
             .slots
             .iter()
@@ -191,17 +194,7 @@ impl Store {
         let free = superblock.blocks_free + (file_blocks - superblock.blocks_total);
         let strategy = (settings.strategy)();
         let space = Space::from_persisted(file_blocks, settings.segment_blocks, strategy, leaves, source, free);
-        let maps = Box::new(std::array::from_fn(|index| {
-            Tree::from_root(Shape::map(SizeClass::from_index(index)), superblock.maps[index])
-        }));
-        let state = State {
-            generation: superblock.generation,
-            incarnation: superblock.incarnation,
-            base: superblock.checkpoint,
-            maps,
-            header: superblock.header.as_slice().into(),
-            catalogue: Arc::new(loaded.listed),
-        };
+        let state = State::of_superblock(&superblock, loaded.listed);
         let mut store = Self {
             bitmap_source,
             nodes: loaded.nodes,
@@ -291,15 +284,7 @@ impl Store {
 
     /// Follows the log to its end, and decides where that is (V1, V2).
     fn follow_log(&mut self, newest_folded: Generation) -> Result<FoundLog> {
-        let index = self.folded.log_segment as usize;
-        let start = LogStart {
-            generation: self.folded.generation,
-            seal: self.folded.log_seal,
-            segment: self.folded.segments[index],
-            offset: self.folded.log_offset,
-            next: self.folded.segments.get(index + 1).copied().filter(|segment| segment.salt != 0),
-        };
-        let mut scanner = Scanner::new(Arc::clone(self.medium.disk()), self.id, start)?;
+        let mut scanner = Scanner::new(Arc::clone(self.medium.disk()), self.id, log_start(&self.folded))?;
         let mut records: Vec<FoundRecord> = Vec::new();
         loop {
             match scanner.next_record() {
@@ -325,7 +310,7 @@ impl Store {
         // What bodies and unsynced pages take is disjoint (R2, R4): all of it together is no more than the file.
         let mut left = self.medium.length_bytes()?;
         for mut record in records {
-            self.load_body(&mut record, &mut left)?;
+            load_body(&self.medium, &mut record, &mut left)?;
             if record.header.generation > durable && !self.adopt(&record, &mut left)? {
                 cut = Some(record.header.generation);
                 break;
@@ -336,100 +321,29 @@ impl Store {
     }
 
     fn missing(&self, last: Generation) -> Error {
-        let missing = Generation(last.0 + 1);
-        Corruption {
-            path: self.medium.path().into(),
-            structure: Structure::Record,
-            page: None,
-            offset: self.log.position().segment.offset_bytes(),
-            fault: Fault::MissingGeneration { missing, last },
-        }
-        .into()
-    }
-
-    /// Reads the entries that lie outside of the log. They were durable before the record was written.
-    fn load_body(&self, record: &mut FoundRecord, left: &mut u64) -> Result<()> {
-        if !record.header.flags.contains(RecordFlags::EXTERNAL_BODY) {
-            return Ok(());
-        }
-        let damaged = |offset: u64, fault| -> Error {
-            let path = self.medium.path().into();
-            Corruption { path, structure: Structure::Record, page: None, offset, fault }.into()
-        };
-        let mut hasher = SealHasher::new(0);
-        let mut entries = Vec::new();
-        for entry in &record.entries {
-            let Entry::Body { new } = entry else { continue };
-            self.spend(left, new)?;
-            let offset = new.address.offset_bytes();
-            let mut bytes = vec![0; new.stored_length as usize];
-            self.medium.read(new.address, &mut bytes)?;
-            let found = checksum(&bytes);
-            if found != new.checksum {
-                return Err(damaged(offset, Fault::Checksum { expected: new.checksum, found }));
-            }
-            hasher.update(&bytes);
-            let decoded = decode_entries(&bytes, record.header.blob_length.into());
-            entries.extend(decoded.map_err(|fault| damaged(offset, fault))?);
-        }
-        if hasher.finish() != record.header.body_seal {
-            return Err(damaged(record.identity.address.offset_bytes(), Fault::Seal));
-        }
-        record.entries.retain(|entry| matches!(entry, Entry::Body { .. }));
-        record.entries.extend(entries);
-        Ok(())
-    }
-
-    /// Takes what a pointer stores off what the file can hold besides: hostile records name one extent again and again.
-    fn spend(&self, left: &mut u64, pointer: &BlockPointer) -> Result<()> {
-        let bytes = left.checked_sub(pointer.stored_length.into());
-        *left = bytes.ok_or_else(|| self.record_contradicts(pointer.extent()))?;
-        Ok(())
+        missing(&self.medium, self.log.position().segment, last)
     }
 
     /// Verifies a record of the tail with its pages, and writes both again where they lie (V4). `false`: it is torn.
     fn adopt(&mut self, record: &FoundRecord, left: &mut u64) -> Result<bool> {
-        let mut hasher = SealHasher::new(record.identity.salt);
-        hasher.update(sealed_part(&record.bytes));
-        let mut pages = Vec::new();
-        if !record.header.flags.contains(RecordFlags::DATA_SYNCED) {
-            for pointer in stored_pointers(&record.entries) {
-                let Some(bytes) = self.read_stored(pointer)? else { return Ok(self.sabotaged_trust_tail()) };
-                self.spend(left, pointer)?;
-                hasher.update(&bytes[..pointer.stored_length as usize]);
-                pages.push((pointer.address, bytes));
-            }
-        }
-        if hasher.finish() != record.header.seal && !self.sabotaged_trust_tail() {
+        let tail = read_tail(&self.medium, record, left, |error| match self.sabotaged_read_error_is_tear() {
+            true => Ok(()),
+            false => Err(error),
+        })?;
+        let Some(tail) = tail else { return Ok(self.sabotaged_trust_tail()) };
+        if !tail.seal_fits && !self.sabotaged_trust_tail() {
             return Ok(false);
         }
         if self.sabotaged_no_adoption() {
             return Ok(true);
         }
-        for (address, bytes) in &pages {
+        for (address, bytes) in &tail.pages {
             self.medium.write_vital(*address, bytes)?;
         }
         let mut bytes = AlignedBuffer::zeroed(record.bytes.len());
         bytes.copy_from_slice(&record.bytes);
         self.medium.write_vital(record.identity.address, &bytes)?;
         Ok(true)
-    }
-
-    /// The blocks that a pointer stores; `None` if they do not sum to what it says.
-    fn read_stored(&self, pointer: &BlockPointer) -> Result<Option<AlignedBuffer>> {
-        let extent = pointer.extent();
-        let file_blocks = self.medium.length_bytes()? / BLOCK_BYTES;
-        if extent.end().0 > file_blocks {
-            // The file did not grow in time.
-            return Ok(None);
-        }
-        let mut bytes = AlignedBuffer::zeroed(extent.blocks as usize * BLOCK_LENGTH);
-        match self.medium.read(extent.start, &mut bytes) {
-            Err(_) if self.sabotaged_read_error_is_tear() => return Ok(None),
-            other => other?,
-        }
-        let fits = checksum(&bytes[..pointer.stored_length as usize]) == pointer.checksum;
-        Ok(fits.then_some(bytes))
     }
 
     fn replay(&mut self, log: FoundLog, report: &mut RecoveryReport) -> Result<()> {
@@ -509,9 +423,124 @@ impl Store {
     }
 }
 
+/// Where the log goes on after a superblock.
+pub(super) fn log_start(superblock: &Superblock) -> LogStart {
+    let index = superblock.log_segment as usize;
+    LogStart {
+        generation: superblock.generation,
+        seal: superblock.log_seal,
+        segment: superblock.segments[index],
+        offset: superblock.log_offset,
+        next: superblock.segments.get(index + 1).copied().filter(|segment| segment.salt != 0),
+    }
+}
+
+/// The error of a log that ends with `last` in the segment at `segment`, though more was durable.
+pub(super) fn missing(medium: &Medium, segment: Block, last: Generation) -> Error {
+    let missing = Generation(last.0 + 1);
+    Corruption {
+        path: medium.path().into(),
+        structure: Structure::Record,
+        page: None,
+        offset: segment.offset_bytes(),
+        fault: Fault::MissingGeneration { missing, last },
+    }
+    .into()
+}
+
+/// Reads the entries that lie outside of the log. They were durable before the record was written.
+pub(super) fn load_body(medium: &Medium, record: &mut FoundRecord, left: &mut u64) -> Result<()> {
+    if !record.header.flags.contains(RecordFlags::EXTERNAL_BODY) {
+        return Ok(());
+    }
+    let damaged = |offset: u64, fault| -> Error {
+        let path = medium.path().into();
+        Corruption { path, structure: Structure::Record, page: None, offset, fault }.into()
+    };
+    let mut hasher = SealHasher::new(0);
+    let mut entries = Vec::new();
+    for entry in &record.entries {
+        let Entry::Body { new } = entry else { continue };
+        spend(medium, left, new)?;
+        let offset = new.address.offset_bytes();
+        let mut bytes = vec![0; new.stored_length as usize];
+        medium.read(new.address, &mut bytes)?;
+        let found = checksum(&bytes);
+        if found != new.checksum {
+            return Err(damaged(offset, Fault::Checksum { expected: new.checksum, found }));
+        }
+        hasher.update(&bytes);
+        let decoded = decode_entries(&bytes, record.header.blob_length.into());
+        entries.extend(decoded.map_err(|fault| damaged(offset, fault))?);
+    }
+    if hasher.finish() != record.header.body_seal {
+        return Err(damaged(record.identity.address.offset_bytes(), Fault::Seal));
+    }
+    record.entries.retain(|entry| matches!(entry, Entry::Body { .. }));
+    record.entries.extend(entries);
+    Ok(())
+}
+
+/// Takes what a pointer stores off what the file can hold besides: hostile records name one extent again and again.
+fn spend(medium: &Medium, left: &mut u64, pointer: &BlockPointer) -> Result<()> {
+    let bytes = left.checked_sub(pointer.stored_length.into());
+    *left = bytes.ok_or_else(|| contradicts(medium, pointer.extent()))?;
+    Ok(())
+}
+
+/// What a record of the tail stores.
+pub(super) struct Tail {
+    /// Its pages, as far as they are to be verified.
+    pages: Vec<(Block, AlignedBuffer)>,
+    /// Whether record and pages fit the seal; else it is torn.
+    pub(super) seal_fits: bool,
+}
+
+/// Reads a record of the tail with its pages, and compares both with the seal. `None` if a page is not there: it is
+/// torn. `judge` says whether a read error ends the whole.
+pub(super) fn read_tail(
+    medium: &Medium,
+    record: &FoundRecord,
+    left: &mut u64,
+    judge: impl Fn(Error) -> Result<()>,
+) -> Result<Option<Tail>> {
+    let mut hasher = SealHasher::new(record.identity.salt);
+    hasher.update(sealed_part(&record.bytes));
+    let mut pages = Vec::new();
+    if !record.header.flags.contains(RecordFlags::DATA_SYNCED) {
+        for pointer in stored_pointers(&record.entries) {
+            let Some(bytes) = read_stored(medium, pointer, &judge)? else { return Ok(None) };
+            spend(medium, left, pointer)?;
+            hasher.update(&bytes[..pointer.stored_length as usize]);
+            pages.push((pointer.address, bytes));
+        }
+    }
+    Ok(Some(Tail { pages, seal_fits: hasher.finish() == record.header.seal }))
+}
+
+/// The blocks that a pointer stores; `None` if they do not sum to what it says.
+fn read_stored(
+    medium: &Medium,
+    pointer: &BlockPointer,
+    judge: impl Fn(Error) -> Result<()>,
+) -> Result<Option<AlignedBuffer>> {
+    let extent = pointer.extent();
+    let file_blocks = medium.length_bytes()? / BLOCK_BYTES;
+    if extent.end().0 > file_blocks {
+        // The file did not grow in time.
+        return Ok(None);
+    }
+    let mut bytes = AlignedBuffer::zeroed(extent.blocks as usize * BLOCK_LENGTH);
+    if let Err(error) = medium.read(extent.start, &mut bytes) {
+        return judge(error).map(|()| None);
+    }
+    let fits = checksum(&bytes[..pointer.stored_length as usize]) == pointer.checksum;
+    Ok(fits.then_some(bytes))
+}
+
 /// Reads all four copies. A copy that cannot be read counts as damaged: the other copy, or the older slot and its
 /// longer log, lead to the same state.
-fn read_superblocks(medium: &Medium) -> Result<Superblocks> {
+pub(super) fn read_superblocks(medium: &Medium) -> Result<Superblocks> {
     let file_bytes = medium.length_bytes()?;
     let mut slots: Vec<Superblock> = Vec::new();
     let mut damaged = Vec::new();
@@ -565,21 +594,47 @@ fn read_superblocks(medium: &Medium) -> Result<Superblocks> {
 
 /// Whether this build, with these settings, may write the store.
 fn check_usable(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result<()> {
+    check_readable(medium, superblock, settings.application_id)?;
+    let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN
+        | superblock.features_read_compatible & !FEATURES_READ_COMPATIBLE_KNOWN;
+    match bits {
+        0 => Ok(()),
+        _ => Err(Error::UnsupportedFeatures { path: medium.path().into(), bits }),
+    }
+}
+
+/// Whether this build may read the store, for the application of this id (0: for any).
+pub(super) fn check_readable(medium: &Medium, superblock: &Superblock, application_id: u32) -> Result<()> {
     let path = medium.path().to_path_buf();
     if superblock.version != VERSION {
         return Err(Error::UnsupportedVersion { path, found: superblock.version, supported: VERSION });
     }
-    let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN
-        | superblock.features_read_compatible & !FEATURES_READ_COMPATIBLE_KNOWN;
+    let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN;
     if bits != 0 {
         return Err(Error::UnsupportedFeatures { path, bits });
     }
-    if settings.application_id != 0 && settings.application_id != superblock.application_id {
-        return Err(Error::WrongApplication {
-            path,
-            expected: settings.application_id,
-            found: superblock.application_id,
-        });
+    if application_id != 0 && application_id != superblock.application_id {
+        return Err(Error::WrongApplication { path, expected: application_id, found: superblock.application_id });
+    }
+    Ok(())
+}
+
+/// A reader that an earlier writer left may stand on a checkpoint that is lost. This writer does not know that
+/// checkpoint's nodes, and would use their blocks again (V6).
+fn refuse_readers_ahead(
+    medium: &Medium,
+    readers: &dyn PinTable,
+    recovered: CheckpointNumber,
+    fell_back: bool,
+) -> Result<()> {
+    for reader in readers.pins()? {
+        let base = match reader.pinned {
+            Pinned::State { base, .. } if base > recovered => Some(base),
+            Pinned::Everything if fell_back => None,
+            _ => continue,
+        };
+        let path = medium.path().into();
+        return Err(Error::ReaderAhead { path, holder: reader.holder, base, recovered });
     }
     Ok(())
 }
@@ -606,32 +661,29 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
     }
     let nodes = Arc::new(Nodes::new(Arc::clone(medium.disk()), superblock.store, settings.cached_nodes));
     let tree = |kind, root| Tree::from_root(Shape::of(kind), root);
-    let mut on_disk = BTreeMap::new();
-    let mut listed = Vec::new();
     let catalogue = tree(NodeKind::Catalogue, superblock.catalogue);
-    let mut position = 0;
-    while let Some((slot, pointer)) = catalogue.next(&nodes, position)? {
-        position = slot + 1;
-        let bytes = nodes.read_block(&pointer, Structure::Catalogue, None)?;
-        let entry = CatalogueEntry::decode(&bytes)
-            .map_err(|fault| damaged(medium, Structure::Catalogue, pointer.address, fault))?;
-        let entry = Arc::new(Listed { maps: maps_of(&entry), entry });
-        let id = entry.entry.id;
-        if on_disk.insert(id, OnDisk { slot, listed: Arc::clone(&entry) }).is_some()
-            || id >= superblock.next_catalogue_id
-        {
-            let fault = Fault::Field { field: "catalogue id", expected: superblock.next_catalogue_id, found: id };
-            return Err(damaged(medium, Structure::Catalogue, pointer.address, fault));
-        }
-        listed.push(entry);
-    }
-    listed.sort_by_key(|listed| listed.entry.id);
+    let on_disk = load_catalogue(medium, &nodes, superblock)?;
+    let listed = on_disk.values().map(|entry| Arc::clone(&entry.listed)).collect();
+    let replayed = load_deferred(medium, &nodes, superblock)?;
+    Ok(Loaded {
+        bitmap: tree(NodeKind::Bitmap, superblock.bitmap),
+        superblock: superblock.clone(),
+        nodes,
+        catalogue,
+        on_disk,
+        listed,
+        deferred_tree: tree(NodeKind::Deferred, superblock.deferred),
+        replayed,
+    })
+}
 
-    let deferred_tree = tree(NodeKind::Deferred, superblock.deferred);
+/// The deferred list that a superblock leads to.
+pub(super) fn load_deferred(medium: &Medium, nodes: &Nodes, superblock: &Superblock) -> Result<Replayed> {
+    let deferred_tree = Tree::from_root(Shape::of(NodeKind::Deferred), superblock.deferred);
     let mut replayed = Replayed::default();
     let mut left = superblock.deferred_entries;
     for position in 0..deferred_tree.length() {
-        let pointer = deferred_tree.get(&nodes, position)?;
+        let pointer = deferred_tree.get(nodes, position)?;
         let bytes = nodes.read_block(&pointer, Structure::DeferredList, None)?;
         let count = left.min(DEFERRED_PER_BLOCK as u64);
         left -= count;
@@ -656,16 +708,31 @@ fn load(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result
         };
         return Err(damaged(medium, Structure::DeferredList, Block(0), fault));
     }
-    Ok(Loaded {
-        bitmap: tree(NodeKind::Bitmap, superblock.bitmap),
-        superblock: superblock.clone(),
-        nodes,
-        catalogue,
-        on_disk,
-        listed,
-        deferred_tree,
-        replayed,
-    })
+    Ok(replayed)
+}
+
+/// The entries of the catalogue that a superblock leads to, by id.
+pub(super) fn load_catalogue(
+    medium: &Medium,
+    nodes: &Nodes,
+    superblock: &Superblock,
+) -> Result<BTreeMap<u64, OnDisk>> {
+    let catalogue = Tree::from_root(Shape::of(NodeKind::Catalogue), superblock.catalogue);
+    let mut on_disk = BTreeMap::new();
+    let mut position = 0;
+    while let Some((slot, pointer)) = catalogue.next(nodes, position)? {
+        position = slot + 1;
+        let bytes = nodes.read_block(&pointer, Structure::Catalogue, None)?;
+        let entry = CatalogueEntry::decode(&bytes)
+            .map_err(|fault| damaged(medium, Structure::Catalogue, pointer.address, fault))?;
+        let listed = Arc::new(Listed { maps: maps_of(&entry), entry });
+        let id = listed.entry.id;
+        if on_disk.insert(id, OnDisk { slot, listed }).is_some() || id >= superblock.next_catalogue_id {
+            let fault = Fault::Field { field: "catalogue id", expected: superblock.next_catalogue_id, found: id };
+            return Err(damaged(medium, Structure::Catalogue, pointer.address, fault));
+        }
+    }
+    Ok(on_disk)
 }
 
 /// The page maps of a snapshot on disk; none for a bookmark.
