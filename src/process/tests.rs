@@ -49,8 +49,8 @@ fn a_reader_is_heard_from_its_first_moment_to_its_last() {
     table.publish(state(3, 17)).unwrap();
     assert_eq!(reader.told().unwrap(), Told::Live(state(3, 17)));
     reader.pin_states(vec![pair(3, 17), pair(2, 9)]).unwrap();
-    let expected =
-        [(3, 17), (2, 9)].map(|(base, generation)| Pinned::State { base: CheckpointNumber(base), generation: Generation(generation) });
+    let expected = [(3, 17), (2, 9)]
+        .map(|(base, generation)| Pinned::State { base: CheckpointNumber(base), generation: Generation(generation) });
     assert_eq!(pinned(&table), expected);
     assert!(table.pins().unwrap()[0].holder.contains("test"));
     reader.pin_everything().unwrap();

@@ -32,10 +32,12 @@ pub(super) struct Mapped {
 impl Mapped {
     pub(super) fn new(disk: &FileDisk, newest: Generation) -> Result<Self> {
         let path = || crate::disk::Disk::path(disk).to_owned();
-        let file = disk
-            .file()
-            .try_clone()
-            .map_err(|source| Error::Io { operation: "open", path: path(), offset: None, source })?;
+        let file = disk.file().try_clone().map_err(|source| Error::Io {
+            operation: "open",
+            path: path(),
+            offset: None,
+            source,
+        })?;
         Ok(Self { file: GrowingFile::new(file)?, table: Table::new(newest), verified: Mutex::default() })
     }
 

@@ -180,12 +180,12 @@ impl ReadOnlyPager {
         Ok(ReaderView::new(Arc::clone(&self.shared), pinned))
     }
 
-    /// How many bytes of the file each of these states keeps from use, as far as the file says: for
-    /// [`process::readers`](crate::process::readers). What several keep counts for each.
+    /// How many bytes of the file these states together keep from being used again, as far as the file says: for what
+    /// [`process::readers`](crate::process::readers) lists.
     ///
     /// # Errors
     /// `Io`, `Corrupt`.
-    pub fn bytes_held(&self, states: &[(crate::id::CheckpointNumber, Generation)]) -> Result<Vec<u64>> {
+    pub fn bytes_held(&self, states: &[(crate::id::CheckpointNumber, Generation)]) -> Result<u64> {
         self.shared.lock().follower.bytes_held(states)
     }
 }

@@ -174,7 +174,9 @@ mod tests {
                         match table.find(page(3), Generation(generation)) {
                             // In each state the page lies in the block of the state's number; nothing newer may show.
                             Some(block) => assert_eq!(block.0, generation),
-                            None => table.fill(page(3), Block(generation), Generation(generation), Generation(generation)),
+                            None => {
+                                table.fill(page(3), Block(generation), Generation(generation), Generation(generation))
+                            }
                         }
                     }
                 });

@@ -314,8 +314,9 @@ fn decode_added(bytes: &[u8]) -> std::result::Result<CatalogueEntry, Fault> {
     })
 }
 
-/// Bodies of records live like nodes: until both superblock slots have folded the record (R4).
+/// Bodies of records live like nodes that no state reaches: until both superblock slots have folded the record (R4). A
+/// reader that held them would hold every body since its state; it needs none that a newer superblock has folded.
 pub(super) fn body_entry(extent: Extent, checkpoint: CheckpointNumber) -> DeferredEntry {
-    let kind = DeferredKind::Node { first: CheckpointNumber(0), replaced: checkpoint };
+    let kind = DeferredKind::Node { first: checkpoint, replaced: checkpoint };
     DeferredEntry { extent, kind }
 }

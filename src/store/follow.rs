@@ -15,10 +15,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::apply::{Applied, Listing};
+use super::body::load_body;
 use super::create::{FileState, file_state};
-use super::recovery::{
-    check_readable, load_body, load_catalogue, load_deferred, log_start, missing, read_superblocks, read_tail,
-};
+use super::leaves::log_start;
+use super::load::{check_readable, load_catalogue, load_deferred, read_superblocks};
+use super::tail::{missing, read_tail};
 use super::{Medium, Published, State};
 use crate::disk::Disk;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
@@ -207,14 +208,14 @@ impl Follower {
         self.published.replace(state);
     }
 
-    /// How many bytes each of these states keeps from use, as far as the file knows: what died after it, and nodes that
-    /// its checkpoint needs and newer ones do not. What several states keep counts for each.
+    /// How many bytes these states together keep from use, as far as the file knows: what died after them, and nodes
+    /// that their checkpoints need and newer ones do not.
     ///
     /// # Errors
     /// `Io`, `Corrupt`.
-    pub fn bytes_held(&self, states: &[(CheckpointNumber, Generation)]) -> Result<Vec<u64>> {
+    pub fn bytes_held(&self, states: &[(CheckpointNumber, Generation)]) -> Result<u64> {
         let superblock = &self.stand.superblock;
-        let mut dead = load_deferred(&self.medium, &self.nodes, superblock)?.into_entries();
+        let mut dead = load_deferred(&self.nodes, superblock)?.into_entries();
         let snapshot = self.published.state().snapshots().map(|(entry, _)| entry.generation).max();
         for note in &self.stand.notes {
             for entry in &note.entries {
@@ -227,14 +228,13 @@ impl Follower {
                 }
             }
         }
-        let held = |(base, generation): &(CheckpointNumber, Generation)| {
-            let needs = |entry: &&DeferredEntry| match entry.kind {
+        let needs = |entry: &&DeferredEntry| {
+            states.iter().any(|(base, generation)| match entry.kind {
                 DeferredKind::Data { birth, death, .. } => birth <= *generation && *generation < death,
                 DeferredKind::Node { first, replaced } => first <= *base && *base < replaced,
-            };
-            dead.iter().filter(needs).map(|entry| entry.extent.length_bytes()).sum()
+            })
         };
-        Ok(states.iter().map(held).collect())
+        Ok(dead.iter().filter(needs).map(|entry| entry.extent.length_bytes()).sum())
     }
 }
 
@@ -307,7 +307,7 @@ impl Stand {
     }
 
     fn fold_and_notes(&self, medium: &Medium, nodes: &Nodes) -> Result<State> {
-        let listed = load_catalogue(medium, nodes, &self.superblock)?;
+        let listed = load_catalogue(nodes, &self.superblock)?;
         let listed = listed.into_values().map(|entry| entry.listed).collect();
         let mut state = State::of_superblock(&self.superblock, listed);
         let mut next_id = self.superblock.next_catalogue_id;
@@ -371,11 +371,7 @@ fn evidence(scanner: &mut Scanner) -> Result<Generation> {
 }
 
 /// The newest generation that is durable by what the records say, or what their writer said beside them.
-fn known_durable(
-    folded: Generation,
-    found: &[(FoundRecord, LogStart)],
-    told: Option<PublishedState>,
-) -> Generation {
+fn known_durable(folded: Generation, found: &[(FoundRecord, LogStart)], told: Option<PublishedState>) -> Generation {
     let headers = || found.iter().map(|(record, _)| &record.header);
     // A writer that came to another end of the log is not believed.
     let said = told.filter(|told| {

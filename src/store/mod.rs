@@ -36,6 +36,7 @@
 
 mod append;
 mod apply;
+mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
@@ -43,6 +44,8 @@ mod commit;
 mod create;
 mod follow;
 mod journal;
+mod leaves;
+mod load;
 mod medium;
 mod moves;
 mod read;
@@ -52,6 +55,7 @@ mod sabotage;
 mod settings;
 mod snapshots;
 mod state;
+mod tail;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -126,7 +130,7 @@ pub struct Store {
     folded_before: Generation,
     bitmap: Tree,
     /// Where the bitmap's leaves are loaded from: the same tree, shared with `space`.
-    bitmap_source: Arc<recovery::BitmapSource>,
+    bitmap_source: Arc<leaves::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
     /// The catalogue's entries as they lie on disk, by id.
@@ -186,6 +190,8 @@ pub struct Counters {
     pub syncs: u64,
     /// Writes of pages: one for each contiguous run.
     pub page_writes: u64,
+    /// Damaged leaves of the bitmap, made anew from everything else.
+    pub bitmap_leaves_made_anew: u64,
 }
 
 /// Where the store stands.
@@ -258,7 +264,7 @@ impl Store {
 
     /// Counts since the store was opened.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { bitmap_leaves_made_anew: self.bitmap_source.made_anew(), ..self.counters }
     }
 
     /// Where the store stands.

@@ -56,7 +56,7 @@ impl State {
             generation: superblock.generation,
             incarnation: superblock.incarnation,
             base: superblock.checkpoint,
-            maps: Box::new(maps_of_superblock(superblock)),
+            maps: Box::new(super::load::maps_under(&superblock.maps)),
             header: superblock.header.as_slice().into(),
             catalogue: Arc::new(catalogue),
         }
@@ -79,11 +79,6 @@ impl State {
     pub(super) fn snapshots(&self) -> impl DoubleEndedIterator<Item = (&CatalogueEntry, &Maps)> {
         self.catalogue.iter().filter_map(|listed| Some((&listed.entry, &**listed.maps.as_ref()?)))
     }
-}
-
-/// The page maps as a superblock leads to them.
-pub(super) fn maps_of_superblock(superblock: &Superblock) -> Maps {
-    std::array::from_fn(|index| Tree::from_root(Shape::map(SizeClass::from_index(index)), superblock.maps[index]))
 }
 
 pub(super) fn empty_maps() -> Maps {
