@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::{Extent, Generation, PageId};
+use crate::id::{CheckpointNumber, Extent, Generation, PageId};
 
 /// The result of every fallible call of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -77,6 +77,51 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Readers have the store open in a way that keeps writers out: without write access, or because they asked for it.
+    #[error("{} is open for reading elsewhere, by readers that keep writers out; wait for them or stop them", path.display())]
+    LockedByReaders {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A writer has the store open, and did not tell readers of other processes what they may read.
+    #[error("{} is open for writing, and its writer tells readers nothing (it may be recovering, or refuse readers)", path.display())]
+    WriterSilent {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// What a reader in another process reads is newer than what could be recovered: blocks it reads would be used
+    /// again. Nothing was written; stop the reader, then open again.
+    #[error("{} could be recovered to checkpoint {} only, but {holder} reads {}; stop it, then open again", path.display(), recovered.0, newer(*base))]
+    ReaderAhead {
+        /// The file.
+        path: PathBuf,
+        /// Who it is.
+        holder: String,
+        /// The checkpoint that it reads; `None` if it is choosing one just now.
+        base: Option<CheckpointNumber>,
+        /// The checkpoint that could be recovered.
+        recovered: CheckpointNumber,
+    },
+
+    /// The folder beside the store, in which readers say what they need, cannot serve.
+    #[error("readers beside {} cannot be kept account of: {reason}", path.display())]
+    SideFolder {
+        /// The store's file.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// A reader is used in a child of the process that opened it. What it pins belongs to the parent; open the store
+    /// anew in the child.
+    #[error("the reader of {} was opened by the parent of this process; open the store anew in the child", path.display())]
+    Forked {
+        /// The store's file.
+        path: PathBuf,
+    },
+
     /// The file was written in a format version this build does not know.
     #[error("{} has format version {found}, this build knows {supported}; use a newer Vellum", path.display())]
     UnsupportedVersion {
@@ -127,6 +172,13 @@ pub enum Error {
         path: PathBuf,
         /// The first failure.
         reason: String,
+    },
+
+    /// Space that a caller names is not reserved any more.
+    #[error("{extent} are not reserved: they were given back, or a commit took them; reserve space anew")]
+    NotReserved {
+        /// The blocks.
+        extent: Extent,
     },
 
     /// The commit's fate is not known until the store is opened again: it is there whole, or not at all.
@@ -408,12 +460,13 @@ impl Error {
         matches!(self, Self::Corrupt(_))
     }
 
-    /// Whether space is what is lacking: on the disk, or under a quota.
+    /// Whether space is what is lacking: on the disk, under a quota, or under a limit on the length of files.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
             _ => false,
         }
@@ -482,6 +535,10 @@ fn what_limits_memory(source: &io::Error) -> &'static str {
         io::ErrorKind::OutOfMemory => " (see `ulimit -v`, `ulimit -d`, vm.overcommit_memory and vm.max_map_count)",
         _ => "",
     }
+}
+
+fn newer(base: Option<CheckpointNumber>) -> String {
+    base.map_or_else(|| "one that may be newer".to_owned(), |base| format!("checkpoint {}", base.0))
 }
 
 fn of_page(page: Option<PageId>) -> String {
