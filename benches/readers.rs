@@ -105,7 +105,7 @@ fn follow_vellum(view: &ReaderView, from: u64, steps: u64) -> u64 {
     let mut at = from;
     for _ in 0..steps / PER_SCOPE {
         at = view
-            .scope(|scope| (0..PER_SCOPE).try_fold(at, |at, _| Ok(word(&scope.page(page(at))?))))
+            .scope(|scope| (0..PER_SCOPE).try_fold(at, |at, _| Ok(word(scope.page(page(at))?))))
             .unwrap();
     }
     at
