@@ -104,9 +104,7 @@ fn follow_vellum(view: &ReaderView, from: u64, steps: u64) -> u64 {
     const PER_SCOPE: u64 = 1000;
     let mut at = from;
     for _ in 0..steps / PER_SCOPE {
-        at = view
-            .scope(|scope| (0..PER_SCOPE).try_fold(at, |at, _| Ok(word(scope.page(page(at))?))))
-            .unwrap();
+        at = view.scope(|scope| (0..PER_SCOPE).try_fold(at, |at, _| Ok(word(scope.page(page(at))?)))).unwrap();
     }
     at
 }
@@ -139,9 +137,8 @@ fn child(folder: &Path, pages: u64) {
         .unwrap()
         .unwrap();
     let (mapped, frames) = (mapped.view().unwrap(), frames.view().unwrap());
-    let follow_lmdb = |from: u64, steps: u64| {
-        (0..steps).fold(from, |at, _| word(values.get(&transaction, &at).unwrap().unwrap()))
-    };
+    let follow_lmdb =
+        |from: u64, steps: u64| (0..steps).fold(from, |at, _| word(values.get(&transaction, &at).unwrap().unwrap()));
     // Everything is touched once: a whole cycle.
     let steps = pages / 1000 * 1000;
     let ends = [follow_vellum(&mapped, 0, steps), follow_vellum(&frames, 0, steps), follow_lmdb(0, steps)];
@@ -150,11 +147,8 @@ fn child(folder: &Path, pages: u64) {
     let mut times: [Vec<Duration>; 3] = Default::default();
     let mut at = 0;
     for _ in 0..ROUNDS {
-        let follow: [&dyn Fn() -> u64; 3] = [
-            &|| follow_lmdb(at, steps),
-            &|| follow_vellum(&mapped, at, steps),
-            &|| follow_vellum(&frames, at, steps),
-        ];
+        let follow: [&dyn Fn() -> u64; 3] =
+            [&|| follow_lmdb(at, steps), &|| follow_vellum(&mapped, at, steps), &|| follow_vellum(&frames, at, steps)];
         let mut end = at;
         for (follow, times) in follow.iter().zip(&mut times) {
             let start = Instant::now();

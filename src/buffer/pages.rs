@@ -363,7 +363,12 @@ pub(super) struct Load<'a> {
 
 impl Load<'_> {
     /// Enters the frame, and returns a guard of it; or the frame, if a publication was faster.
-    fn finish<'f>(&mut self, frame: Filling<'f>, birth: Generation, arrival: Arrival) -> Result<FrameGuard, Filling<'f>> {
+    fn finish<'f>(
+        &mut self,
+        frame: Filling<'f>,
+        birth: Generation,
+        arrival: Arrival,
+    ) -> Result<FrameGuard, Filling<'f>> {
         let Self { pages, page, .. } = *self;
         let (store, inner) = (&pages.store, &pages.inner);
         let (pool, name, address) = frame.place();
@@ -469,9 +474,7 @@ impl<'a> Filling<'a> {
     }
 
     fn place(&self) -> (&'a super::pool::Pool, FrameName, usize) {
-        let Some(pool) = self.pages.inner.pools.get(self.name.class) else {
-            unreachable!("a frame's pool is there")
-        };
+        let Some(pool) = self.pages.inner.pools.get(self.name.class) else { unreachable!("a frame's pool is there") };
         (pool, self.name, pool.address(self.name.number).addr().get())
     }
 

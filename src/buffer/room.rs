@@ -96,8 +96,7 @@ impl Room {
             let Some(pool) = inner.pools.get(class) else { continue };
             for number in 0..self.states[class.index()].end() {
                 let meta = pool.meta(number);
-                if matches!(meta.usage(), Use::Page | Use::Unit)
-                    && meta.store.load(Ordering::Relaxed) == store.number()
+                if matches!(meta.usage(), Use::Page | Use::Unit) && meta.store.load(Ordering::Relaxed) == store.number()
                 {
                     let slot = self.unlist(meta);
                     self.policy.remove(Slot(slot));
@@ -148,7 +147,8 @@ impl Room {
         if is_enough(self) {
             return true;
         }
-        let batch = bytes.max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
+        let batch = bytes
+            .max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
         // Other classes' pages go too, as the policy has it. If none of this class is among twice as many, memory moves.
         let mut evicted = 0;
         loop {

@@ -97,7 +97,8 @@ impl Table {
     /// # Safety
     /// All of them are evicted, and stay so until this returns.
     pub(super) unsafe fn give_back(&self, leaf: Leaf) {
-        let page = SizeClass::new(leaf.class).and_then(|class| PageId::new(class, leaf.number * self.descriptors_per_os_page));
+        let page =
+            SizeClass::new(leaf.class).and_then(|class| PageId::new(class, leaf.number * self.descriptors_per_os_page));
         let Some(first) = page.and_then(|page| self.find(page)) else { return };
         let address = ptr::from_ref(first).addr();
         let bytes = self.descriptors_per_os_page as usize * size_of::<Descriptor>();

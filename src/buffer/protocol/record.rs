@@ -12,7 +12,9 @@
 
 use std::ptr;
 
-use super::super::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, light_fence, sabotaged};
+use super::super::sync::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, light_fence, sabotaged,
+};
 
 /// Not in an epoch.
 const OUTSIDE: u64 = 0;
@@ -146,7 +148,8 @@ impl Registry {
             return;
         }
         for record in self.records() {
-            found.extend(record.slots.iter().map(|slot| slot.0.load(Ordering::Acquire)).filter(|address| *address != 0));
+            found
+                .extend(record.slots.iter().map(|slot| slot.0.load(Ordering::Acquire)).filter(|address| *address != 0));
         }
         found.sort_unstable();
     }

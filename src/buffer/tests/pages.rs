@@ -9,13 +9,15 @@ fn a_page_is_loaded_once_and_then_found() {
     for _ in 0..3 {
         for index in 0..10 {
             check(page(12, index), Generation(1), &pages.page(&state, page(12, index)).unwrap());
-            pages.scope(&state, |scope| Ok(check(page(12, index), Generation(1), scope.page(page(12, index))?))).unwrap();
+            pages
+                .scope(&state, |scope| Ok(check(page(12, index), Generation(1), scope.page(page(12, index))?)))
+                .unwrap();
         }
     }
     assert_eq!(source.loads.load(Ordering::Relaxed), 10);
     let stats = manager.stats();
     assert_eq!((stats.misses, stats.evictions), (10, 0));
-    assert_eq!(stats.hits, 50 );
+    assert_eq!(stats.hits, 50);
 }
 
 #[test]
