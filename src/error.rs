@@ -174,6 +174,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// Space that a caller names is not reserved any more.
+    #[error("{extent} are not reserved: they were given back, or a commit took them; reserve space anew")]
+    NotReserved {
+        /// The blocks.
+        extent: Extent,
+    },
+
     /// The commit's fate is not known until the store is opened again: it is there whole, or not at all.
     #[error("the fate of {generation} is unknown until the store is reopened: {source}")]
     CommitUnknown {
@@ -449,12 +456,13 @@ impl Error {
         matches!(self, Self::Corrupt(_))
     }
 
-    /// Whether space is what is lacking: on the disk, or under a quota.
+    /// Whether space is what is lacking: on the disk, under a quota, or under a limit on the length of files.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
             _ => false,
         }
