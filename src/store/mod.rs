@@ -338,6 +338,7 @@ impl Store {
         for reader in self.readers.pins()? {
             match reader.pinned {
                 process::Pinned::Everything => return Ok(None),
+                process::Pinned::From { base, generation } => pins.add_from(base, generation),
                 process::Pinned::State { base, generation } => pins.add(base, generation),
             }
         }

@@ -425,7 +425,7 @@ fn refuse_readers_ahead(store: &Store, fell_back: bool) -> Result<()> {
     for reader in store.readers.pins()? {
         let base = match reader.pinned {
             Pinned::State { base, .. } if base > recovered => Some(base),
-            Pinned::Everything if fell_back => None,
+            Pinned::Everything | Pinned::From { .. } if fell_back => None,
             _ => continue,
         };
         let path = store.medium.path().into();

@@ -161,7 +161,7 @@ fn what_readers_held_is_free_when_they_are_gone() {
     fill(&pager, &pages[..1], 3);
     let held = pager.stats().status.deferred_extents;
     assert!(held > 0);
-    let states = vellum::process::readers(&path).unwrap()[0].states.clone().unwrap();
+    let states = vellum::process::readers(&path).unwrap()[0].states.clone();
     let bytes = reader.bytes_held(&states).unwrap();
     assert_eq!(states.len(), 2);
     assert!(bytes >= 500 * 4096, "{states:?} {bytes}");
