@@ -14,7 +14,9 @@
 //! - **V4** *Adoption*: what is taken from the tail may lie in the cache of the system only, where an earlier failed sync
 //!   left it. It is written again in place with the same bytes, an opening record with a new incarnation ends the log,
 //!   and one sync covers all; only then is anything published.
-//! - **V5** The cost is in proportion to the log: no leaf of a map or of the bitmap is read but for log segments.
+//! - **V5** The cost is in proportion to the log: no leaf of the bitmap is read but for log segments, and of each page map
+//!   one path, to see whether the newest checkpoint's is sound; so the older slot serves while it is there to serve.
+//! - **V6** Both slots lead to the same state. Which one served is told in the report, and a checkpoint makes both good.
 //! - **V6** What readers of other processes hold is asked before anything is released; one that reads a checkpoint
 //!   newer than the one recovered fails the open.
 

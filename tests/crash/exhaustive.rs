@@ -95,7 +95,7 @@ fn explore_all(share: (u64, u64), limit: usize, depth: usize) -> Explorer {
     explorer.share = share;
     let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
     explorer.work_every = if long { 1 } else { 16 };
-    explorer.second_every = if long { 16 } else { 512 };
+    explorer.second_every = if long { 16 } else { 1024 };
     explorer.second_limit = if long { 96 } else { 24 };
     explorer.lose_superblock_every = 64;
     for (protocol, first) in &operations {
