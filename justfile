@@ -16,6 +16,10 @@ test *arguments:
 crash-long *arguments:
     VELLUM_CRASH=long cargo test --all-features --test crash --test mutations -- --nocapture {{ arguments }}
 
+# A writer and eight readers, killed a thousand times; `VELLUM_SEED` chooses other moments.
+readers-long kills="1000":
+    VELLUM_KILLS={{ kills }} cargo test --test readers bank -- --nocapture
+
 # Each fuzz target for a while (needs a nightly toolchain and cargo-fuzz).
 fuzz seconds="60":
     for target in $(cargo +nightly fuzz list); do \

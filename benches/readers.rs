@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use heed::byteorder::NativeEndian;
 use heed::types::{Bytes, U64};
-use heed::{Database, DatabaseFlags, EnvFlags, EnvOpenOptions, PutFlags};
+use heed::{Database, EnvFlags, EnvOpenOptions, IntegerComparator, PutFlags};
 use vellum::process::{PinTable, PublishedState, Registration, WriterTable};
 use vellum::{
     CheckpointNumber, Generation, Incarnation, Options, PageId, Pager, ReadOnlyPager, ReaderOptions, ReaderView,
@@ -73,7 +73,7 @@ fn lmdb(path: &Path, flags: EnvFlags) -> heed::Env {
     unsafe { options.flags(flags).open(path).unwrap() }
 }
 
-type Values = Database<U64<NativeEndian>, Bytes>;
+type Values = Database<U64<NativeEndian>, Bytes, IntegerComparator>;
 
 fn build_lmdb(path: &Path, next: &[u64]) {
     std::fs::create_dir(path).unwrap();
@@ -82,7 +82,7 @@ fn build_lmdb(path: &Path, next: &[u64]) {
     let values: Values = env
         .database_options()
         .types::<U64<NativeEndian>, Bytes>()
-        .flags(DatabaseFlags::INTEGER_KEY)
+        .key_comparator::<IntegerComparator>()
         .name("pages")
         .create(&mut transaction)
         .unwrap();
@@ -131,7 +131,7 @@ fn child(folder: &Path, pages: u64) {
     let values: Values = env
         .database_options()
         .types::<U64<NativeEndian>, Bytes>()
-        .flags(DatabaseFlags::INTEGER_KEY)
+        .key_comparator::<IntegerComparator>()
         .name("pages")
         .open(&transaction)
         .unwrap()
