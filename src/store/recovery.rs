@@ -24,6 +24,7 @@ use super::apply::{Applied, Mode};
 use super::commit::stored_pointers;
 use super::create::{FileState, file_state};
 use super::reuse::{Deferred, Replayed};
+use super::staging::Flights;
 use super::state::Listed;
 use super::{Counters, Durability, Entropy, Medium, OnDisk, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -216,7 +217,7 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),
@@ -504,7 +505,8 @@ impl Store {
         let draft = Draft { flags: RecordFlags::OPENING, ..Draft::default() };
         let plan = self.plan_log(1)?;
         let (incarnation, entries, blob) = (self.incarnation, &[][..], &[][..]);
-        self.append(&draft, plan, &[], std::iter::empty(), generation, Durability::Durable)?;
+        let flights = Flights::default();
+        self.append(&draft, plan, &[], std::iter::empty(), flights, generation, Durability::Durable)?;
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         report.opened = generation;
         Ok(())
