@@ -589,7 +589,9 @@ impl Store {
         self.counters.checkpoint_bytes += report.blocks * BLOCK_BYTES;
         self.counters.syncs += 2;
         self.folded_before = std::mem::replace(&mut self.folded, job.superblock).generation;
-        self.anchored = self.anchored.max(folded);
+        // Not the new fold: without its superblock, recovery verifies what the older one leads to.
+        let anchoring = if self.sabotaged_fold_anchors() { folded } else { self.folded_before };
+        self.anchored = self.anchored.max(anchoring);
         self.journal.forget(folded, job.journal_seen);
         self.bitmap = job.bitmap.clone();
         self.set_bitmap_source(job.bitmap);

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::append::Draft;
 use super::apply::{Applied, Mode, encode_added};
 use super::publish::{ChunkUpdate, Publication};
-use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spilled, Store};
 use super::staging::Flights;
+use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spilled, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{

@@ -6,8 +6,9 @@
 //!
 //! # Terms
 //! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
-//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
-//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of
+//! the older superblock, whichever is higher: what no recovery can cut off, not even one that has lost the newest
+//! superblock. *Fold*: the state that a checkpoint writes.
 //!
 //! # States of a commit
 //! ```text
