@@ -58,6 +58,17 @@ impl Store {
         }
     }
 
+    /// Fails if it is known already that pages cannot be written: then the commit is given up, and nothing else.
+    pub(super) fn check_flights(&mut self, flights: &mut Flights, plan: &LogPlan) -> Result<()> {
+        match flights.have_failed() {
+            true => {
+                self.drop_segment(plan.fresh);
+                self.staging.land_all(&self.medium, std::mem::take(flights))
+            }
+            false => Ok(()),
+        }
+    }
+
     fn drop_segment(&mut self, segment: Option<SegmentReference>) {
         if let Some(segment) = segment {
             self.log.add_spare(segment.extent);
@@ -98,6 +109,10 @@ impl Store {
 
     /// Takes an extent, growing the file if there is none; `None` if it may not or cannot grow.
     pub(super) fn obtain(&mut self, request: &Request) -> Result<Option<Extent>> {
+        if let Some(extent) = self.space.allocate(request)? {
+            return Ok(Some(extent));
+        }
+        self.release()?;
         if let Some(extent) = self.space.allocate(request)? {
             return Ok(Some(extent));
         }
@@ -144,8 +159,7 @@ impl Store {
     /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
     /// on their way there.
     ///
-    /// A flight that is known to have failed before the record is written fails this commit alone. When this fails later,
-    /// the store is poisoned and the commit's fate unknown.
+    /// When this fails, the store is poisoned and the commit's fate unknown.
     pub(super) fn append<'a>(
         &mut self,
         draft: &Draft,
@@ -192,10 +206,6 @@ impl Store {
             let (target, after) = rest.split_at_mut(pages.len());
             target.copy_from_slice(pages);
             rest = after;
-        }
-        if flights.have_failed() {
-            self.drop_segment(plan.fresh);
-            return self.staging.land_all(&self.medium, flights);
         }
         let written = self.make_durable(plan.placement.address, &run[..run_bytes], flights, durability);
         self.staging.put_run(run);

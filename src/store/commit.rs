@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::append::Draft;
-use super::apply::{Applied, Mode, encode_added};
+use super::apply::{Applied, Mode, Sets, encode_added};
 use super::publish::{ChunkUpdate, Publication};
 use super::staging::Flights;
 use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spilled, Store};
@@ -41,8 +41,18 @@ pub(super) enum UnitBytes<'a> {
 pub(super) struct Prepared<'a> {
     pub(super) units: Vec<Unit<'a>>,
     pub(super) pages: Vec<PreparedPage>,
+    /// Whether the pages' old pointers are known.
+    looked_up: LookedUp,
     /// Reservations that the commit takes over.
     pub(super) spilled: Vec<Reserved>,
+}
+
+/// Whether pointers are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LookedUp {
+    #[default]
+    NotYet,
+    Already,
 }
 
 /// A page that changes.
@@ -94,7 +104,6 @@ impl Store {
         if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
             self.sync()?;
         }
-        self.release()?;
         let prepared = self.prepare(changes)?;
         let mut taken = Vec::new();
         let result = self.commit_prepared(changes, prepared, generation, durability, &mut taken);
@@ -108,15 +117,22 @@ impl Store {
         result
     }
 
-    /// Looks up what the changes replace, and finds the bytes to be stored.
+    /// Finds the bytes to be stored; looks up what the changes replace, if that must be known before they are written.
     fn prepare<'a>(&self, changes: &'a Changes<'_>) -> Result<Prepared<'a>> {
         if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
             return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
         }
         let state = self.state();
         let mut prepared = Prepared::default();
+        prepared.looked_up = match changes.pages.values().all(|change| matches!(change, PageChange::Whole(_))) {
+            true => LookedUp::NotYet,
+            false => LookedUp::Already,
+        };
         for (&page, change) in &changes.pages {
-            let old = state.pointer(&self.nodes, page)?;
+            let old = match prepared.looked_up {
+                LookedUp::NotYet => BlockPointer::default(),
+                LookedUp::Already => state.pointer(&self.nodes, page)?,
+            };
             let new = match change {
                 PageChange::Free if old.is_null() => return Err(Error::PageNotFound { page }),
                 PageChange::Free => NewPage::Free,
@@ -140,6 +156,20 @@ impl Store {
         }
         self.check_spilled(&prepared.spilled)?;
         Ok(prepared)
+    }
+
+    /// Looks up what the changes replace, unless that was done.
+    fn look_up(&self, prepared: &mut Prepared<'_>) -> Result<()> {
+        if std::mem::replace(&mut prepared.looked_up, LookedUp::Already) == LookedUp::Already {
+            return Ok(());
+        }
+        let state = self.state();
+        for pages in prepared.pages.chunk_by_mut(|a, b| a.page.class() == b.page.class()) {
+            let positions: Vec<u64> = pages.iter().map(|page| page.page.index()).collect();
+            let found = state.maps[pages[0].page.class().index()].get_many(&self.nodes, &positions)?;
+            pages.iter_mut().zip(found).for_each(|(page, old)| page.old = old);
+        }
+        Ok(())
     }
 
     /// Every spilled unit has its reservation, and is named once (E3).
@@ -175,6 +205,8 @@ impl Store {
             && self.log.plan(run_blocks).is_some()
             && self.log.has_room_for_two(run_blocks);
         if in_log {
+            self.release()?;
+            self.look_up(&mut prepared)?;
             self.admit(changes, &prepared)?;
             let plan = self.plan_log(run_blocks)?;
             let mut next = plan.placement.address.0 + blocks;
@@ -191,13 +223,17 @@ impl Store {
             self.append(&draft, plan, &behind, sealed, Flights::default(), generation, durability)?;
             self.counters.commits_in_log += 1;
             self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
-            return self.committed(&draft.entries, &draft.blob, generation, &[]);
+            let sets = self.account_for(&draft.entries, &draft.blob, generation)?;
+            return self.committed(&draft.entries, &draft.blob, generation, sets, &[]);
         }
 
         self.place_units(&mut prepared.units, taken)?;
         self.admit(changes, &prepared)?;
         let mut flights = Flights::default();
         self.send_units(&mut prepared.units, &mut flights)?;
+        // From here on the device is at work beside us.
+        self.release()?;
+        self.look_up(&mut prepared)?;
         for page in &prepared.pages {
             if !matches!(page.new, NewPage::Chunks { .. }) {
                 draft.entries.push(prepared.entry(page, generation));
@@ -260,18 +296,28 @@ impl Store {
             draft.body_seal = self.seal_of_body(&entries);
         }
         let plan = self.plan_log(record_blocks(draft.entries.len(), draft.blob.len()))?;
+        self.check_flights(&mut sent.flights, &plan)?;
         let sealed = match draft.flags.contains(RecordFlags::DATA_SYNCED) {
             true => Vec::new(),
             false => sent.in_the_order_of(&draft.entries),
         };
+        // Should the record fail, the store is poisoned, and what was accounted for is asked for no more.
+        let all = match external {
+            true => [&draft.entries[..], &entries].concat(),
+            false => Vec::new(),
+        };
+        let sets = self.account_for(if external { &all } else { &draft.entries }, &draft.blob, generation)?;
         let flights = std::mem::take(&mut sent.flights);
         self.append(&draft, plan, &[], sealed.into_iter(), flights, generation, durability)?;
         self.counters.page_bytes += stored_bytes;
-        let all = match external {
-            true => [draft.entries, entries].concat(),
-            false => draft.entries,
-        };
-        self.committed(&all, &draft.blob, generation, sent.chunks)
+        let entries = if external { &all } else { &draft.entries };
+        self.committed(entries, &draft.blob, generation, sets, sent.chunks)
+    }
+
+    /// Births and deaths of a record that is about to be written, or was.
+    pub(super) fn account_for(&mut self, entries: &[Entry], blob: &[u8], generation: Generation) -> Result<Sets> {
+        let incarnation = self.incarnation;
+        self.account(&Applied { generation, incarnation, entries, blob }, Mode::Commit)
     }
 
     /// The record is a fact: what it says becomes the state.
@@ -280,6 +326,7 @@ impl Store {
         entries: &[Entry],
         blob: &[u8],
         generation: Generation,
+        sets: Sets,
         chunks: &[ChunkUpdate],
     ) -> Result<Committed> {
         let incarnation = self.incarnation;
@@ -292,7 +339,7 @@ impl Store {
         if let Some(hook) = &self.publish_hook {
             hook.publish(&Publication::new(generation, entries, chunks));
         }
-        self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
+        self.show(&Applied { generation, incarnation, entries, blob }, sets)?;
         if let Some(pages) = &self.stored_pages {
             for entry in entries {
                 if let Entry::Set { old, .. } | Entry::Move { old, .. } | Entry::Dead { old } = entry {

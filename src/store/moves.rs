@@ -165,6 +165,8 @@ impl Store {
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
         let sealed = units.iter().map(Unit::to_write);
+        self.check_flights(&mut flights, &plan)?;
+        let sets = self.account_for(&entries, &[], generation)?;
         self.append(&draft, plan, &[], sealed, flights, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
         if let Some(pages) = &self.stored_pages {
@@ -174,7 +176,7 @@ impl Store {
                 }
             }
         }
-        self.committed(&entries, &[], generation, &[])
+        self.committed(&entries, &[], generation, sets, &[])
     }
 
     /// How many wholly free segments placement has left.
