@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vellum::disk::{AlignedBuffer, Caching, Disk, FileDisk};
+use vellum::process::NoReaders;
+use vellum::store::{Changes, Durability, PageChange, Settings, Store, SystemEntropy};
 use vellum::{Background, Options, PageId, Pager, SizeClass};
 
 const PAGE: usize = 4096;
@@ -177,6 +180,57 @@ fn burst(folder: &Path, pages: u64, in_log_blocks: u32, floor: &mut Floor) {
     std::fs::remove_file(path).unwrap();
 }
 
+/// As [`burst`], by the core alone: what is left when the pager's copies and its cache cost nothing.
+fn core_burst(folder: &Path, pages: u64, floor: &mut Floor) {
+    let path = folder.join("core");
+    let disk = Arc::new(FileDisk::create_new(&path, Caching::Direct).unwrap());
+    let settings = Settings { growth_blocks: pages * 2, ..Settings::default() };
+    let mut store = Store::create(disk, Arc::new(NoReaders), settings, Box::new(SystemEntropy)).unwrap();
+    let mut random = Random(1);
+    let mut frames = AlignedBuffer::huge(512 * PAGE);
+    frames.chunks_mut(PAGE).for_each(|frame| random.fill(frame));
+    let commit = |store: &mut Store, ids: &[u64], frames: &AlignedBuffer| {
+        let mut changes = Changes::default();
+        for (id, frame) in ids.iter().zip(frames.chunks(PAGE)) {
+            changes.pages.insert(PageId::new(SizeClass::MIN, *id).unwrap(), PageChange::Whole(frame.into()));
+        }
+        store.commit(&changes, Durability::Durable).unwrap();
+    };
+    for start in (0..pages).step_by(512) {
+        commit(&mut store, &(start..start + 512).collect::<Vec<_>>(), &frames);
+    }
+    store.checkpoint().unwrap();
+    println!("\nburst, by the core alone");
+    println!("| pages | floor us | core us | of floor | p99 us |");
+    println!("| ---: | ---: | ---: | ---: | ---: |");
+    for (count, rounds) in [(1, 2000), (8, 1000), (64, 400), (512, 100)] {
+        let (mut floors, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            floors.push(floor.commit(count));
+            let mut chosen = std::collections::BTreeSet::new();
+            while chosen.len() < count {
+                chosen.insert(random.below(pages));
+            }
+            let chosen: Vec<u64> = chosen.into_iter().collect();
+            for (id, frame) in chosen.iter().zip(frames.chunks_mut(PAGE)) {
+                frame[..8].copy_from_slice(&random.below(u64::MAX).to_le_bytes());
+                frame[8..16].copy_from_slice(&id.to_le_bytes());
+            }
+            let start = Instant::now();
+            commit(&mut store, &chosen, &frames);
+            ours.push(start.elapsed());
+            if store.checkpoint_due() {
+                store.checkpoint().unwrap();
+            }
+        }
+        let (f, v) = (median(&mut floors).as_secs_f64() * 1e6, median(&mut ours).as_secs_f64() * 1e6);
+        let p99 = percentile(&mut ours, 99).as_secs_f64() * 1e6;
+        println!("| {count} | {f:.0} | {v:.0} | {:.2} | {p99:.0} |", f / v);
+    }
+    drop(store);
+    std::fs::remove_file(path).unwrap();
+}
+
 /// Uniform overwrites in a file that may not grow.
 fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     let path = folder.join(format!("steady-{percent}"));
@@ -232,9 +286,15 @@ fn main() {
     let pages = if small { 4096 } else { 131_072 };
     let folder = folder();
     let mut floor = Floor::new(&folder.join("floor"), if small { 16 << 20 } else { 256 << 20 });
+    if std::env::var_os("VELLUM_BENCH_CORE_ONLY").is_some() {
+        core_burst(&folder, pages, &mut floor);
+        std::fs::remove_dir_all(folder).unwrap();
+        return;
+    }
     if std::env::var_os("VELLUM_BENCH_STEADY_ONLY").is_none() {
         burst(&folder, pages, 32, &mut floor);
         burst(&folder, pages, 0, &mut floor);
+        core_burst(&folder, pages, &mut floor);
     }
     steady(&folder, pages, 75, &mut floor);
     steady(&folder, pages, 50, &mut floor);

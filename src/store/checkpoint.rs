@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::append::SPARES_NEEDED;
-use super::apply::body_entry;
+use super::apply::{body_entry, set_all};
 use super::commit::Prepared;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
@@ -591,7 +591,9 @@ impl Store {
         self.counters.checkpoint_bytes += report.blocks * BLOCK_BYTES;
         self.counters.syncs += 2;
         self.folded_before = std::mem::replace(&mut self.folded, job.superblock).generation;
-        self.anchored = self.anchored.max(folded);
+        // Not the new fold: without its superblock, recovery verifies what the older one leads to.
+        let anchoring = if self.sabotaged_fold_anchors() { folded } else { self.folded_before };
+        self.anchored = self.anchored.max(anchoring);
         self.journal.forget(folded, job.journal_seen);
         self.bitmap = job.bitmap.clone();
         self.set_bitmap_source(job.bitmap);
@@ -614,9 +616,7 @@ impl Store {
             listed.retain(|old| state.catalogue.iter().any(|present| present.entry.id == old.entry.id));
             let mut newer: Vec<Listed> = newer.map(|listed| (**listed).clone()).collect();
             for note in notes {
-                for (page, pointer) in &note.sets {
-                    created += maps[page.class().index()].set(page.index(), *pointer) as u64;
-                }
+                created += set_all(&mut maps, &note.sets) as u64;
                 let here = newer.iter_mut().filter(|listed| listed.entry.generation == note.generation);
                 here.filter(|listed| listed.maps.is_some()).for_each(|listed| listed.maps = Some(maps.clone()));
             }
@@ -657,9 +657,7 @@ impl Store {
             Tree::from_root(Shape::map(SizeClass::from_index(index)), self.folded.maps[index])
         }));
         for note in self.notes.iter().filter(|note| note.generation <= old.generation) {
-            for (page, pointer) in &note.sets {
-                state.maps[page.class().index()].set(page.index(), *pointer);
-            }
+            set_all(&mut state.maps, &note.sets);
         }
         let catalogue = old.catalogue.iter().map(|old| {
             let newer = state.catalogue.iter().find(|newer| newer.entry.id == old.entry.id);
@@ -706,6 +704,9 @@ impl Store {
             self.log.add_spare(spare);
         }
         let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
+        if self.space.blocks_free() < reserve {
+            self.release()?;
+        }
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {
             return Err(self.no_space(reserve));

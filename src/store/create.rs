@@ -162,7 +162,7 @@ impl Store {
             deferred: Default::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::NewSpace;
-use crate::disk::{AlignedBuffer, Disk};
+use crate::disk::{AlignedBuffer, Disk, InFlight};
 use crate::error::{Error, Result};
 use crate::id::Block;
 
@@ -64,6 +64,23 @@ impl Medium {
         self.check()?;
         let offset = start.offset_bytes();
         self.disk.write_vectored_at(offset, buffers).map_err(|source| self.error("write", Some(offset), source))
+    }
+
+    /// As [`Medium::write`], and may return before the bytes are written: that is told by [`Medium::land`].
+    pub(super) fn begin_write(&self, start: Block, bytes: &Arc<AlignedBuffer>, length: usize) -> Result<InFlight> {
+        self.check()?;
+        let offset = start.offset_bytes();
+        self.disk.begin_write_at(offset, bytes, length).map_err(|source| self.error("write", Some(offset), source))
+    }
+
+    /// Waits until a write from `start` on has ended.
+    pub(super) fn land(&self, start: Block, write: InFlight) -> Result<()> {
+        write.land().map_err(|source| self.error("write", Some(start.offset_bytes()), source))
+    }
+
+    /// Refuses writing from now on because of `error`: a record that was written may name what was not.
+    pub(super) fn poison_with(&self, error: &Error) {
+        self.lock().get_or_insert_with(|| error.to_string());
     }
 
     /// Writes a record (and what lies behind it) or a superblock. A failure poisons.

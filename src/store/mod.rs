@@ -6,8 +6,9 @@
 //!
 //! # Terms
 //! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
-//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
-//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of
+//! the older superblock, whichever is higher: what no recovery can cut off, not even one that has lost the newest
+//! superblock. *Fold*: the state that a checkpoint writes.
 //!
 //! # States of a commit
 //! ```text
@@ -56,6 +57,7 @@ mod sabotage;
 mod settings;
 mod snapshots;
 mod spill;
+mod staging;
 mod state;
 mod tail;
 mod verify;
@@ -79,7 +81,7 @@ pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
-use crate::disk::{AlignedBuffer, Disk};
+use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
@@ -91,6 +93,7 @@ use crate::space::Space;
 use journal::Journal;
 use reuse::{Conditions, Deferred};
 use spill::Reservations;
+use staging::Staging;
 use state::Pins;
 
 /// An open store: the committed state, and how it changes. See the module.
@@ -111,8 +114,8 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
-    /// Aligned memory in which pages are gathered for a write; grows to the largest run.
-    staging: AlignedBuffer,
+    /// Memory in which pages are gathered for writing.
+    staging: Staging,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
     /// Who hears of every commit before readers can see it.

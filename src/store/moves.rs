@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::append::Draft;
 use super::commit::Unit;
+use super::staging::Flights;
 use super::{Committed, Durability, Store};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, Entry, PointerFlags, record_blocks};
@@ -133,7 +134,7 @@ impl Store {
         }
         let with_pointers = stored.iter().zip(moving);
         let mut units: Vec<Unit<'_>> =
-            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], pointer.checksum)).collect();
+            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], Some(pointer.checksum))).collect();
         let mut left: u64 = units.iter().map(Unit::blocks).sum();
         let mut free = Extent::default();
         for unit in &mut units {
@@ -151,7 +152,8 @@ impl Store {
             left -= u64::from(blocks);
         }
         self.return_rest(free, taken)?;
-        self.write_units(&units)?;
+        let mut flights = Flights::default();
+        self.send_units(&mut units, &mut flights)?;
         let entries: Vec<Entry> = moving
             .iter()
             .zip(&units)
@@ -163,7 +165,9 @@ impl Store {
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
         let sealed = units.iter().map(Unit::to_write);
-        self.append(&draft, plan, &[], sealed, generation, durability)?;
+        self.check_flights(&mut flights, &plan)?;
+        let sets = self.account_for(&entries, &[], generation)?;
+        self.append(&draft, plan, &[], sealed, flights, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
         if let Some(pages) = &self.stored_pages {
             for (entry, bytes) in entries.iter().zip(&stored) {
@@ -172,7 +176,7 @@ impl Store {
                 }
             }
         }
-        self.committed(&entries, &[], generation, &[])
+        self.committed(&entries, &[], generation, sets, &[])
     }
 
     /// How many wholly free segments placement has left.

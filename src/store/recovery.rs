@@ -30,6 +30,7 @@ use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
 use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
+use super::staging::Flights;
 use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -206,7 +207,7 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),
@@ -413,7 +414,8 @@ impl Store {
         let draft = Draft { flags: RecordFlags::OPENING, ..Draft::default() };
         let plan = self.plan_log(1)?;
         let (incarnation, entries, blob) = (self.incarnation, &[][..], &[][..]);
-        self.append(&draft, plan, &[], std::iter::empty(), generation, Durability::Durable)?;
+        let flights = Flights::default();
+        self.append(&draft, plan, &[], std::iter::empty(), flights, generation, Durability::Durable)?;
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         report.opened = generation;
         Ok(())
