@@ -16,19 +16,22 @@ use super::options::{Background, Event};
 use crate::error::{Error, Result};
 use crate::id::BLOCK_BYTES;
 use crate::space::SEGMENT_BLOCKS;
-use crate::store::{CheckpointJob, CheckpointReport, Cleaner, Durability, MoveReport, Progress};
+use crate::store::{CheckpointJob, CheckpointReport, Cleaner, Durability, MoveReport, Progress, Victims};
 
 /// Commits after a failure until the next try.
 const COMMITS_BEFORE_RETRY: u64 = 64;
 
-/// Blocks that may be moved for each block that commits write. At 75 % full, 1.2 are needed under uniform overwrites.
-const MOVED_PER_COMMITTED: u64 = 2;
+/// Blocks that may be moved for each block that commits write. At 75 % full, 1.3 are needed under uniform overwrites.
+const MOVED_PER_COMMITTED: u64 = 3;
 
 /// Moves that are paid for and not used are forgotten beyond so many blocks: 16 MiB.
 const CREDIT_LIMIT_BLOCKS: u64 = 4096;
 
-/// Blocks moved in one go, with the core's lock held.
-const STEP_BLOCKS: u64 = 256;
+/// Blocks moved in one go, with the core's lock held: a segment at most.
+const STEP_BLOCKS: u64 = SEGMENT_BLOCKS as u64;
+
+/// What a step costs that moves nothing, in blocks: it looks at a part of the maps.
+const WALK_BLOCKS: u64 = 8;
 
 /// In percent of the log's length at which a checkpoint is due: from here on it is written without pauses …
 const HURRY_LAG_PERCENT: u64 = 200;
@@ -105,44 +108,26 @@ impl Core {
         if self.maintenance.credit_blocks < STEP_BLOCKS || shared.options.clean_target_percent == 0 {
             return false;
         }
-        if !self.maintenance.cleaner.is_idle() {
-            return true;
-        }
-        self.segments_wanted(shared) > 0
+        self.segments_missing(shared) > 0
     }
 
-    /// How many segments should be emptied: none where the segments in use are so full that it would not be worth it.
-    fn segments_wanted(&mut self, shared: &Shared) -> u64 {
-        let status = self.store.status();
-        let segment_blocks = u64::from(SEGMENT_BLOCKS);
-        let target = status.blocks_total / segment_blocks * u64::from(shared.options.clean_target_percent) / 100;
-        let blocks_in_free_segments = status.segments_free * segment_blocks;
-        let blocks_elsewhere = status.blocks_total.saturating_sub(blocks_in_free_segments);
-        let free_elsewhere = status.blocks_free.saturating_sub(blocks_in_free_segments);
-        if free_elsewhere < blocks_elsewhere / 10 {
-            return 0;
-        }
-        target.saturating_sub(status.segments_free)
+    /// How many wholly free segments are missing, those left out that are as good as free.
+    fn segments_missing(&mut self, shared: &Shared) -> u64 {
+        let percent = u64::from(shared.options.clean_target_percent);
+        let segments = self.store.superblock().blocks_total / u64::from(SEGMENT_BLOCKS);
+        let target = (segments * percent / 100).max(self.store.segments_wanted());
+        target.saturating_sub(self.store.segments_free() + self.store.segments_emptied())
     }
 
-    /// Moves some pages out of the emptiest segments.
-    pub(super) fn clean(&mut self, shared: &Shared, blocks: u64, durability: Durability) -> Result<MoveReport> {
-        if self.maintenance.cleaner.is_idle() {
-            // A walk costs the same for one segment as for many.
-            let count = (2 * self.segments_wanted(shared)).clamp(4, 256) as usize;
-            self.store.choose_victims(&mut self.maintenance.cleaner, count)?;
-            if self.maintenance.cleaner.is_idle() {
-                return Ok(MoveReport { finished: true, ..MoveReport::default() });
-            }
-        }
-        self.store.clean(&mut self.maintenance.cleaner, blocks, durability)
+    /// Moves pages out of the emptiest segments.
+    pub(super) fn clean(&mut self, victims: Victims, blocks: u64, durability: Durability) -> Result<MoveReport> {
+        self.store.clean(&mut self.maintenance.cleaner, victims, blocks, durability)
     }
 
     /// A step of cleaning that nobody asked for.
-    fn clean_unasked(&mut self, shared: &Shared) {
-        let report = self.clean(shared, STEP_BLOCKS, Durability::Deferred);
-        // A step that finds nothing costs a walk all the same.
-        let spent = report.as_ref().map_or(0, |report| report.blocks).max(STEP_BLOCKS);
+    fn clean_unasked(&mut self) {
+        let report = self.clean(Victims::WorthIt, 1, Durability::Deferred);
+        let spent = report.as_ref().map_or(0, |report| report.blocks).max(WALK_BLOCKS);
         self.maintenance.credit_blocks = self.maintenance.credit_blocks.saturating_sub(spent);
         match report {
             Ok(report) if report.finished && report.blocks == 0 => {
@@ -287,7 +272,7 @@ impl Shared {
                 core = match core.work(self) {
                     Work::Checkpoint => self.checkpoint_unasked(core, Pace::Full),
                     Work::Clean => {
-                        core.clean_unasked(self);
+                        core.clean_unasked();
                         core
                     }
                     Work::Nothing | Work::Stop => return core,
@@ -337,7 +322,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             }
             Work::Clean => {
                 let begun = Instant::now();
-                core.clean_unasked(shared);
+                core.clean_unasked();
                 shared.unlock(core);
                 std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT));
                 shared.lock_anyway()

@@ -85,7 +85,7 @@ impl Default for Options {
             memory_bytes: 64 << 20,
             background: Background::default(),
             caching: Caching::Buffered,
-            clean_target_percent: 5,
+            clean_target_percent: 1,
             hook: Hook::default(),
             checkpoint_log_bytes: None,
             log_segment_bytes: None,

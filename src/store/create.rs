@@ -162,7 +162,7 @@ impl Store {
             notes: VecDeque::new(),
             staging: AlignedBuffer::zeroed(0),
             stored_pages: None,
-            closed: Vec::new(),
+            closed: std::collections::VecDeque::new(),
             bodies: Vec::new(),
             synced: Generation(0),
             anchored: Generation(0),

@@ -39,6 +39,7 @@ mod apply;
 mod changes;
 mod checkpoint;
 mod chunks;
+mod clean;
 mod commit;
 mod create;
 mod journal;
@@ -58,9 +59,10 @@ use std::sync::Arc;
 
 pub use changes::{Changes, Committed, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
+pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
 pub use medium::Medium;
-pub use moves::{Cleaner, MoveReport, StoredPages};
+pub use moves::StoredPages;
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
 #[cfg(any(test, feature = "testing"))]
@@ -104,8 +106,9 @@ pub struct Store {
     staging: AlignedBuffer,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
-    /// Free blocks of segments that are being emptied, kept from use until they are empty.
-    closed: Vec<Extent>,
+    /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
+    /// generation that emptied it is anchored.
+    closed: VecDeque<(Generation, Vec<Extent>)>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
@@ -305,7 +308,7 @@ impl Store {
             self.journal.released(entry.extent, reuse::death(&entry));
             self.give_back(entry.extent)?;
         }
-        Ok(())
+        self.open_emptied()
     }
 
     /// Who holds which state, in this process and in others; `None` while somebody holds everything.

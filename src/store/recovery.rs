@@ -218,7 +218,7 @@ impl Store {
             notes: VecDeque::new(),
             staging: AlignedBuffer::zeroed(0),
             stored_pages: None,
-            closed: Vec::new(),
+            closed: std::collections::VecDeque::new(),
             bodies: Vec::new(),
             synced: superblock.generation,
             anchored: superblock.generation,

@@ -88,7 +88,10 @@ impl AllocationStrategy for SegmentFill {
 impl SegmentFill {
     /// What the known leaves have to offer.
     fn propose_known(&mut self, free: &mut FreeSpace<'_>, request: &Request) -> Result<Option<Extent>> {
+        // What is moved makes whole segments free: the reserve is there for that, and holes would be filled page by page.
+        let is_moved = request.purpose == Purpose::Moved && free.segments_free() > 0;
         if !has_plenty(free)
+            && !is_moved
             && let Some(extent) = fitting_hole(free, request)
         {
             return Ok(Some(extent));
