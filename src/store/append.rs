@@ -230,8 +230,11 @@ impl Store {
     /// Everything through `generation` is durable.
     pub(super) fn note_synced(&mut self, generation: Generation) {
         self.synced = generation;
+        self.published.set_synced(generation);
         self.anchored = self.anchored.max(self.recorded);
         self.synced_state = None;
+        // Readers see what is acknowledged. If they cannot be told, the next release fails with the reason.
+        let _ = self.readers.publish(self.published_state());
     }
 
     pub(super) fn no_space(&self, needed_blocks: u64) -> Error {

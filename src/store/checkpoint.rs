@@ -30,7 +30,7 @@ use crate::format::{
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId, SizeClass};
 use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
-use crate::space::{LEAF_BLOCKS, Purpose, Request};
+use crate::space::{LEAF_BLOCKS, LeafSource, Purpose, Request};
 
 /// Bytes of nodes written at a time.
 const PIECE_BLOCKS: usize = 256;
@@ -230,8 +230,9 @@ impl Store {
             return Err(Error::Busy);
         }
         self.release()?;
+        let anew = self.bitmap_source.anew();
         let mut extents = Vec::new();
-        match self.take_homes(&mut extents).and_then(|()| self.build_job(&extents)) {
+        match self.take_homes(&mut extents, anew.len()).and_then(|()| self.build_job(&extents, &anew)) {
             Ok(job) => {
                 self.checkpoint_running = Running::Yes;
                 Ok(job)
@@ -245,9 +246,10 @@ impl Store {
         }
     }
 
-    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be.
-    fn take_homes(&mut self, extents: &mut Vec<Extent>) -> Result<()> {
-        let mut needed = self.checkpoint_bound();
+    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be. Leaves of the bitmap that
+    /// were damaged are written besides what changed, each with the nodes above it.
+    fn take_homes(&mut self, extents: &mut Vec<Extent>, leaves_anew: usize) -> Result<()> {
+        let mut needed = self.checkpoint_bound() + 4 * leaves_anew as u64;
         while needed > 0 {
             let blocks = needed.min(LEAF_BLOCKS.into()) as u32;
             let request = Request { blocks, minimum: 1, multiple: 1, purpose: Purpose::Node };
@@ -266,7 +268,7 @@ impl Store {
         self.synced_state.clone().unwrap_or_else(|| self.published.state())
     }
 
-    fn build_job(&mut self, extents: &[Extent]) -> Result<CheckpointJob> {
+    fn build_job(&mut self, extents: &[Extent], leaves_anew: &[u64]) -> Result<CheckpointJob> {
         let number = self.folded.checkpoint.next().ok_or(Error::Exhausted { counter: "checkpoint" })?;
         let state = self.state_to_fold();
         let blocks: Vec<Block> =
@@ -278,7 +280,7 @@ impl Store {
         let mut on_disk = self.on_disk.clone();
         self.replaced_with_snapshots(&state, number, &mut replaced)?;
         let catalogue = self.write_catalogue(&state, &listed, &mut on_disk, number, &mut homes, &mut replaced)?;
-        let changes = self.bitmap_changes(&state, &homes);
+        let changes = self.bitmap_changes(&state, &homes, leaves_anew);
         let (bitmap_blocks, bitmap_replaced) = self.count_bitmap(&changes, number)?;
         replaced.extend(bitmap_replaced);
         self.replaced_lists(number, state.generation, &mut replaced)?;
@@ -442,9 +444,13 @@ impl Store {
         Ok(tree)
     }
 
-    /// The bits that change: what the journal says through the fold, and the leaves that the homes lie in.
-    fn bitmap_changes(&self, state: &State, homes: &Homes) -> LeafChanges {
+    /// The bits that change: what the journal says through the fold, and the leaves that the homes lie in. Leaves that
+    /// were damaged are written though nothing in them changes.
+    fn bitmap_changes(&self, state: &State, homes: &Homes, leaves_anew: &[u64]) -> LeafChanges {
         let mut changes = self.journal.changes_through(state.generation);
+        for leaf in leaves_anew {
+            changes.entry(*leaf).or_default();
+        }
         for extent in &homes.extents {
             let (first, last) =
                 (extent.start.0 / u64::from(LEAF_BLOCKS), (extent.end().0 - 1) / u64::from(LEAF_BLOCKS));
@@ -524,11 +530,7 @@ impl Store {
         for (&leaf, changes) in &changes {
             // In memory the leaf must be as it was before this checkpoint: its old place may be used again later.
             self.space.leaf_bytes(leaf)?;
-            let old = self.bitmap.get(&self.nodes, leaf)?;
-            let mut bits = match old.stored_length {
-                0 => Box::new([0; BLOCK_LENGTH]),
-                _ => self.nodes.read_block(&old, crate::error::Structure::Bitmap, None)?,
-            };
+            let mut bits = self.bitmap_source.load(leaf)?;
             let before = ones(&bits);
             apply_changes(&mut bits, leaf, changes);
             free = (free + before).saturating_sub(ones(&bits));
@@ -684,11 +686,17 @@ impl Store {
 
     /// Refuses what would leave no room for the next checkpoint and a commit that frees pages: so a full store can
     /// always be emptied. Commits that only free pages may use that room.
-    pub(super) fn admit(&mut self, changes: &super::Changes, prepared: &Prepared) -> Result<()> {
+    pub(super) fn admit(&mut self, changes: &super::Changes<'_>, prepared: &Prepared<'_>) -> Result<()> {
         // A page of zeros that was not there before takes its part of a node.
         if changes.gives_back() && prepared.pages.iter().all(|page| !page.old.is_null()) {
             return Ok(());
         }
+        self.keep_room(map_nodes_of(changes.pages.keys()))
+    }
+
+    /// Refuses if there is no room for the next checkpoint, with `nodes` nodes more than now, and for a commit that
+    /// frees pages.
+    pub(super) fn keep_room(&mut self, nodes: u64) -> Result<()> {
         // Log for commits that free: their own segments, since what small commits leave is in single blocks.
         while self.log.spares().len() < SPARES_NEEDED {
             let blocks = self.settings.log_segment_blocks;
@@ -697,7 +705,6 @@ impl Store {
             let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
             self.log.add_spare(spare);
         }
-        let nodes = map_nodes_of(changes.pages.keys());
         let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {

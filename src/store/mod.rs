@@ -36,38 +36,48 @@
 
 mod append;
 mod apply;
+mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
 mod clean;
 mod commit;
 mod create;
+mod follow;
 mod journal;
+mod leaves;
+mod load;
 mod medium;
 mod moves;
+mod publish;
 mod read;
 mod recovery;
 mod reuse;
 mod sabotage;
 mod settings;
 mod snapshots;
+mod spill;
 mod state;
+mod tail;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-pub use changes::{Changes, Committed, Durability, PageChange};
+pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
+pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
 pub use medium::Medium;
 pub use moves::StoredPages;
+pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::Sabotage;
 pub use settings::{Entropy, MakeStrategy, NewSpace, SeededEntropy, Settings, SystemEntropy};
+pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
@@ -82,6 +92,7 @@ use crate::space::Space;
 
 use journal::Journal;
 use reuse::{Conditions, Deferred};
+use spill::Reservations;
 use state::Pins;
 
 /// An open store: the committed state, and how it changes. See the module.
@@ -106,6 +117,10 @@ pub struct Store {
     staging: AlignedBuffer,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
+    /// Who hears of every commit before readers can see it.
+    publish_hook: Option<Arc<dyn PublishHook>>,
+    /// Space taken for units that a later commit may name. Memory only.
+    reservations: Reservations,
     /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
     /// generation that emptied it is anchored.
     closed: VecDeque<(Generation, Vec<Extent>)>,
@@ -127,7 +142,7 @@ pub struct Store {
     folded_before: Generation,
     bitmap: Tree,
     /// Where the bitmap's leaves are loaded from: the same tree, shared with `space`.
-    bitmap_source: Arc<recovery::BitmapSource>,
+    bitmap_source: Arc<leaves::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
     /// The catalogue's entries as they lie on disk, by id.
@@ -187,6 +202,8 @@ pub struct Counters {
     pub syncs: u64,
     /// Writes of pages: one for each contiguous run.
     pub page_writes: u64,
+    /// Damaged leaves of the bitmap, made anew from everything else.
+    pub bitmap_leaves_made_anew: u64,
 }
 
 /// Where the store stands.
@@ -259,7 +276,7 @@ impl Store {
 
     /// Counts since the store was opened.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { bitmap_leaves_made_anew: self.bitmap_source.made_anew(), ..self.counters }
     }
 
     /// Where the store stands.
@@ -311,10 +328,15 @@ impl Store {
         self.open_emptied()
     }
 
+    /// What readers of other processes may show.
+    fn published_state(&self) -> PublishedState {
+        let (base, synced) = (self.folded.checkpoint, self.synced);
+        PublishedState { base, synced, incarnation: self.incarnation, store: self.id }
+    }
+
     /// Who holds which state, in this process and in others; `None` while somebody holds everything.
     fn pins(&self) -> Result<Option<Pins>> {
-        let (base, synced) = (self.folded.checkpoint, self.synced);
-        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation })?;
+        self.readers.publish(self.published_state())?;
         let mut pins = self.published.pins();
         for reader in self.readers.pins()? {
             match reader.pinned {
