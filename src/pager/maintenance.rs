@@ -39,6 +39,10 @@ const HURRY_LAG_PERCENT: u64 = 200;
 /// … and from here on commits wait for its end.
 const BACKPRESSURE_LAG_PERCENT: u64 = 400;
 
+/// A paced checkpoint rests so many times as long as it works. Then it lasts longer, and what holds up a commit, the
+/// fold's beginning and end, is spread over more of them.
+const REST_PER_WORK: u32 = 3;
+
 /// The longest pause between two pieces of a checkpoint.
 const PAUSE_LIMIT: Duration = Duration::from_millis(5);
 
@@ -73,11 +77,14 @@ pub(super) struct Maintenance {
     checkpoint_not_before: u64,
     /// The same for moves.
     clean_not_before: u64,
+    /// And for growth.
+    growth_not_before: u64,
 }
 
 /// What there is to do.
 enum Work {
     Checkpoint,
+    Grow,
     Clean,
     Nothing,
     Stop,
@@ -96,6 +103,8 @@ impl Core {
             Work::Stop
         } else if self.store.checkpoint_due() && commits >= self.maintenance.checkpoint_not_before {
             Work::Checkpoint
+        } else if commits >= self.maintenance.growth_not_before && self.store.growth_due() {
+            Work::Grow
         } else if commits >= self.maintenance.clean_not_before && self.cleaning_is_due(shared) {
             Work::Clean
         } else {
@@ -108,15 +117,23 @@ impl Core {
         if self.maintenance.credit_blocks < STEP_BLOCKS || shared.options.clean_target_percent == 0 {
             return false;
         }
-        self.segments_missing(shared) > 0
+        self.segments_at_hand() < self.segments_target(shared)
     }
 
-    /// How many wholly free segments are missing, those left out that are as good as free.
-    fn segments_missing(&mut self, shared: &Shared) -> u64 {
+    /// Whether commits are about to run out of wholly free segments.
+    fn cleaning_is_urgent(&mut self, shared: &Shared) -> bool {
+        matches!(self.work(shared), Work::Clean) && self.segments_at_hand() * 4 < self.segments_target(shared) * 3
+    }
+
+    /// How many segments are wholly free, or as good as.
+    fn segments_at_hand(&mut self) -> u64 {
+        self.store.segments_free() + self.store.segments_emptied()
+    }
+
+    fn segments_target(&self, shared: &Shared) -> u64 {
         let percent = u64::from(shared.options.clean_target_percent);
         let segments = self.store.superblock().blocks_total / u64::from(SEGMENT_BLOCKS);
-        let target = (segments * percent / 100).max(self.store.segments_wanted());
-        target.saturating_sub(self.store.segments_free() + self.store.segments_emptied())
+        (segments * percent / 100).max(self.store.segments_wanted())
     }
 
     /// Moves pages out of the emptiest segments.
@@ -248,7 +265,7 @@ impl Shared {
         (core, Err(error))
     }
 
-    /// Writes a checkpoint, as long between the pieces idle as busy with them, unless there is reason to hurry.
+    /// Writes a checkpoint, with rests between the pieces, unless there is reason to hurry.
     fn write(&self, mut job: CheckpointJob, pace: Pace) -> (CheckpointJob, Result<()>) {
         loop {
             let begun = Instant::now();
@@ -258,7 +275,7 @@ impl Shared {
                 Err(error) => return (job, Err(error)),
             }
             if pace == Pace::Paced && !self.hurry.load(Ordering::Relaxed) {
-                std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT));
+                std::thread::sleep((begun.elapsed() * REST_PER_WORK).min(PAUSE_LIMIT));
             }
         }
     }
@@ -275,7 +292,8 @@ impl Shared {
                         core.clean_unasked();
                         core
                     }
-                    Work::Nothing | Work::Stop => return core,
+                    // Only for the thread is space made ready ahead.
+                    Work::Grow | Work::Nothing | Work::Stop => return core,
                 };
             },
         }
@@ -293,8 +311,37 @@ impl Shared {
                 _ => self.without_checkpoint(core),
             };
         }
+        if core.cleaning_is_urgent(self) {
+            // The thread does not get the core: who takes segments empties some.
+            core.clean_unasked();
+        }
         if !matches!(core.work(self), Work::Nothing) {
             self.work.notify_one();
+        }
+        core
+    }
+
+    /// Makes new space ready, in pieces, with pauses, without the core.
+    fn grow_ahead<'a>(&'a self, mut core: CoreGuard<'a>) -> CoreGuard<'a> {
+        core.maintenance.growth_not_before = core.store.counters().commits + 1;
+        let Some(mut job) = core.store.growth_begin() else { return core };
+        drop(core);
+        let written = loop {
+            let begun = Instant::now();
+            match job.write() {
+                Ok(Progress::More) if !self.is_closed() => std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT)),
+                Ok(_) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let mut core = self.lock_anyway();
+        core.store.growth_finish(&job);
+        if let Err(error) = written {
+            core.maintenance.growth_not_before = core.store.counters().commits + COMMITS_BEFORE_RETRY;
+            // That the disk is full is the error of the commit that needs more.
+            if !error.is_no_space() {
+                core.failed_unasked(&error);
+            }
         }
         core
     }
@@ -318,6 +365,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Work::Nothing => shared.wait(&shared.work, core),
             Work::Checkpoint => {
                 shared.unlock(shared.checkpoint_unasked(core, Pace::Paced));
+                shared.lock_anyway()
+            }
+            Work::Grow => {
+                shared.unlock(shared.grow_ahead(core));
                 shared.lock_anyway()
             }
             Work::Clean => {

@@ -217,6 +217,7 @@ impl Options {
     /// The same for the core, in blocks.
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = self.settings.clone();
+        settings.grows_ahead = self.background == Background::Thread;
         if self.clean_target_percent > 50 {
             let reason = "more than 50 percent cannot be kept free";
             return Err(Error::InvalidOption { option: "clean_target", reason });

@@ -24,7 +24,7 @@ use crate::space::{Segment, SegmentUsage};
 
 /// One segment in so many is a victim of a walk. More make a walk cheaper for each page moved, and its end farther from
 /// its beginning.
-const SEGMENTS_PER_VICTIM: u64 = 16;
+const SEGMENTS_PER_VICTIM: u64 = 8;
 
 /// The most victims of one walk.
 const VICTIMS_LIMIT: u64 = 16 << 10;

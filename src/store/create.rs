@@ -167,6 +167,7 @@ impl Store {
             publish_hook: None,
             reservations: Default::default(),
             closed: VecDeque::new(),
+            growing: None,
             bodies: Vec::new(),
             synced: Generation(0),
             anchored: Generation(0),

@@ -44,6 +44,7 @@ mod clean;
 mod commit;
 mod create;
 mod follow;
+mod growth;
 mod journal;
 mod leaves;
 mod load;
@@ -69,6 +70,7 @@ pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
 pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
+pub use growth::GrowthJob;
 pub use medium::Medium;
 pub use moves::StoredPages;
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
@@ -124,6 +126,8 @@ pub struct Store {
     /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
     /// generation that emptied it is anchored.
     closed: VecDeque<(Generation, Vec<Extent>)>,
+    /// New space that is being made ready beside commits.
+    growing: Option<Arc<growth::Growth>>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,

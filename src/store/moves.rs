@@ -98,10 +98,10 @@ impl Store {
     ) -> Result<Committed> {
         let mut stored = Vec::with_capacity(moving.len());
         let mut ahead = ReadAhead { buffer: AlignedBuffer::zeroed(0), extent: Extent::default() };
-        for (page, pointer) in moving {
+        for (index, (page, pointer)) in moving.iter().enumerate() {
             let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(pointer)) {
                 Some(stored) => stored,
-                None => ahead.bytes(&self.medium, *page, pointer)?,
+                None => ahead.bytes(&self.medium, *page, pointer, &moving[index..])?,
             };
             stored.push(bytes);
         }
@@ -164,10 +164,16 @@ struct ReadAhead {
 
 impl ReadAhead {
     /// The stored bytes of a page, checked.
-    fn bytes(&mut self, medium: &super::Medium, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
+    fn bytes(
+        &mut self,
+        medium: &super::Medium,
+        page: PageId,
+        pointer: &BlockPointer,
+        following: &[(PageId, BlockPointer)],
+    ) -> Result<Arc<[u8]>> {
         let wanted = pointer.extent();
         if wanted.start < self.extent.start || wanted.end() > self.extent.end() {
-            self.fill(medium, page, pointer)?;
+            self.fill(medium, page, pointer, following)?;
         }
         let at = (wanted.start.0 - self.extent.start.0) as usize * BLOCK_LENGTH;
         let stored = self.buffer.get(at..at + pointer.stored_length as usize).unwrap_or_default();
@@ -178,14 +184,24 @@ impl ReadAhead {
         Ok(Arc::from(stored))
     }
 
-    fn fill(&mut self, medium: &super::Medium, page: PageId, pointer: &BlockPointer) -> Result<()> {
+    /// Reads up to the end of what follows close behind.
+    fn fill(
+        &mut self,
+        medium: &super::Medium,
+        page: PageId,
+        pointer: &BlockPointer,
+        following: &[(PageId, BlockPointer)],
+    ) -> Result<()> {
         let wanted = pointer.extent();
         let file_bytes = medium.length_bytes()?;
         let blocks_total = file_bytes / BLOCK_LENGTH as u64;
         if wanted.end().0 > blocks_total {
             return Err(damage(medium, page, pointer, Fault::Truncated { file_bytes }));
         }
-        let blocks = u64::from(wanted.blocks).max(READ_BLOCKS.min(blocks_total - wanted.start.0));
+        let limit = (wanted.start.0 + READ_BLOCKS).min(blocks_total);
+        let close = |extent: &Extent| extent.start >= wanted.start && extent.end().0 <= limit;
+        let ends = following.iter().map(|(_, pointer)| pointer.extent()).take_while(close).map(|extent| extent.end().0);
+        let blocks = ends.max().unwrap_or(0).max(wanted.end().0) - wanted.start.0;
         // Nothing of it is believed if the read fails.
         self.extent = Extent::default();
         if self.buffer.len() < blocks as usize * BLOCK_LENGTH {

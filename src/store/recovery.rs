@@ -209,6 +209,7 @@ impl Store {
             publish_hook: None,
             reservations: Default::default(),
             closed: VecDeque::new(),
+            growing: None,
             bodies: Vec::new(),
             synced: superblock.generation,
             anchored: superblock.generation,
