@@ -184,3 +184,73 @@ fn needed_after(total: u64, blocks: u64) -> u64 {
         false => blocks,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::id::{PageId, SizeClass};
+    use crate::process::NoReaders;
+    use crate::store::{Changes, Durability, PageChange, SeededEntropy, Settings, VerifyLevel};
+
+    fn store() -> Store {
+        let settings =
+            Settings { grows_ahead: true, growth_blocks: 1024, log_segment_blocks: 16, ..Settings::default() };
+        let disk = Arc::new(MemoryDisk::new());
+        Store::create(disk, Arc::new(NoReaders), settings, Box::new(SeededEntropy(1))).unwrap()
+    }
+
+    fn commit(store: &mut Store, first: u64, pages: u64) {
+        let mut changes = Changes::default();
+        for index in first..first + pages {
+            let page = PageId::new(SizeClass::MIN, index).unwrap();
+            changes.pages.insert(page, PageChange::Whole(vec![index as u8 | 1; 4096].into()));
+        }
+        store.commit(&changes, Durability::Durable).unwrap();
+    }
+
+    /// Commits until free space runs low; returns how many pages there are.
+    fn until_due(store: &mut Store) -> u64 {
+        let pages = (0..).step_by(50).take(100).find(|first| {
+            commit(store, *first, 50);
+            store.growth_due()
+        });
+        pages.unwrap() + 50
+    }
+
+    fn is_sound(store: &mut Store) -> bool {
+        store.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty()
+    }
+
+    #[test]
+    fn what_a_job_made_ready_is_free_when_it_is_finished() {
+        let mut store = store();
+        until_due(&mut store);
+        let mut job = store.growth_begin().unwrap();
+        assert!(store.growth_begin().is_none() && !store.growth_due(), "one at a time");
+        let before = store.space.blocks_free();
+        while job.write().unwrap() == Progress::More {}
+        assert_eq!(store.space.blocks_free(), before, "nothing is handed out before the end");
+        assert_eq!(store.growth_finish(&job), 1024);
+        assert_eq!(store.space.blocks_free(), before + 1024);
+        assert!(is_sound(&mut store));
+    }
+
+    #[test]
+    fn a_commit_that_needs_space_ends_the_job_and_no_zero_is_written_after_that() {
+        let mut store = store();
+        let pages = until_due(&mut store);
+        let mut job = store.growth_begin().unwrap();
+        let total = store.space.blocks_total();
+        // Obtained, and two pieces of zeros.
+        assert!((0..3).all(|_| job.write().unwrap() == Progress::More));
+        assert!(store.grow(100).unwrap());
+        assert_eq!(store.space.blocks_total(), total + 2 * PIECE_BLOCKS, "what was ready is enough");
+        commit(&mut store, pages, 600);
+        assert_eq!(job.write().unwrap(), Progress::Done);
+        assert_eq!(store.growth_finish(&job), 0);
+        assert!(is_sound(&mut store));
+    }
+}
