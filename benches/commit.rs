@@ -80,7 +80,12 @@ impl Bench {
         if limit_blocks.is_some() {
             options = options.file_limit_bytes(blocks * PAGE as u64);
         }
-        let pager = Pager::create(path, &options).unwrap();
+        Self::filled(path, pages, &options)
+    }
+
+    /// A store of random pages, checkpointed.
+    fn filled(path: &Path, pages: u64, options: &Options) -> Self {
+        let pager = Pager::create(path, options).unwrap();
         let mut bench = Self { pager, ids: Vec::new(), random: Random(1), page: vec![0; PAGE] };
         while (bench.ids.len() as u64) < pages {
             let transaction = bench.pager.begin().unwrap();
@@ -280,6 +285,49 @@ fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     std::fs::remove_file(path).unwrap();
 }
 
+/// Commits while the background thread writes one paced checkpoint after the other, beside commits without any. With
+/// 4 MiB of log the next is due about when the last has ended, and it need not hurry.
+fn beside_checkpoints(folder: &Path, pages: u64) {
+    const COUNT: usize = 8;
+    let mut subjects = [("without", 64 << 30), ("beside", 4 << 20)].map(|(name, log_bytes)| {
+        let path = folder.join(name);
+        let options = Options::new()
+            .memory(1 << 30)
+            .caching(Caching::Direct)
+            .background(Background::Thread)
+            .checkpoint_log_bytes(log_bytes)
+            .growth_bytes(2 * pages * PAGE as u64);
+        (Bench::filled(&path, pages, &options), path, Vec::new())
+    });
+    let before = subjects.each_ref().map(|(bench, ..)| bench.pager.stats().counters.checkpoints);
+    for _ in 0..pages / 512 {
+        for (bench, _, times) in &mut subjects {
+            times.extend((0..50).map(|_| bench.commit(COUNT)));
+        }
+    }
+    let after = subjects.each_ref().map(|(bench, ..)| bench.pager.stats().counters.checkpoints);
+    println!("\ncommits of {COUNT} pages beside checkpoints back to back");
+    println!("| checkpoints | median us | p99 us | p99.9 us |");
+    println!("| ---: | ---: | ---: | ---: |");
+    let [without, beside] = subjects.each_mut().map(|(_, _, times)| {
+        let tail = times.iter().max().copied().unwrap_or_default();
+        let thousandth = times.len() / 1000;
+        let (p99, half) = (percentile(times, 99), median(times));
+        (half, p99, times.iter().rev().nth(thousandth).copied().unwrap_or(tail))
+    });
+    for ((half, p99, p999), checkpoints) in
+        [without, beside].into_iter().zip(after.iter().zip(before).map(|(after, before)| after - before))
+    {
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        println!("| {checkpoints} | {:.0} | {:.0} | {:.0} |", us(half), us(p99), us(p999));
+    }
+    goal("commit-p99-beside-checkpoint", beside.1.as_secs_f64() / without.1.as_secs_f64(), 3.0, false);
+    for (bench, path, _) in subjects {
+        drop(bench);
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 fn main() {
     // `cargo test` runs benchmarks too, in a size that only shows that they work.
     let small = !std::env::args().any(|argument| argument == "--bench");
@@ -296,7 +344,10 @@ fn main() {
         burst(&folder, pages, 0, &mut floor);
         core_burst(&folder, pages, &mut floor);
     }
-    steady(&folder, pages, 75, &mut floor);
-    steady(&folder, pages, 50, &mut floor);
+    if std::env::var_os("VELLUM_BENCH_CHECKPOINT_ONLY").is_none() {
+        steady(&folder, pages, 75, &mut floor);
+        steady(&folder, pages, 50, &mut floor);
+    }
+    beside_checkpoints(&folder, pages / 2);
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -122,39 +122,6 @@ impl Store {
         self.space.allocate(request)
     }
 
-    /// Grows the file by at least `blocks` blocks, or else gives back what log can be spared; whether it did either.
-    pub(super) fn grow(&mut self, blocks: u64) -> Result<bool> {
-        let total = self.space.blocks_total();
-        // An extent lies in one leaf, so growth across the end of a leaf must leave room behind it.
-        let leaf = u64::from(crate::space::LEAF_BLOCKS);
-        let needed = match (total % leaf) + blocks > leaf {
-            true => leaf - total % leaf + blocks,
-            false => blocks,
-        };
-        let generous = needed.max(self.settings.growth_blocks).max((total / 8).min(64 << 20 >> 12));
-        for step in [generous, needed] {
-            if total + step > self.settings.blocks_limit {
-                continue;
-            }
-            match self.medium.grow(Block(total), step, self.settings.new_space) {
-                Ok(()) => {
-                    self.space.grow(total + step);
-                    return Ok(true);
-                }
-                Err(error) if error.is_no_space() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.shed_spares()
-    }
-
-    /// Gives back the log segments that are kept for convenience only; whether there were any.
-    fn shed_spares(&mut self) -> Result<bool> {
-        let shed = self.log.shed_spares(SPARES_NEEDED);
-        shed.iter().try_for_each(|extent| self.space.release(*extent))?;
-        Ok(!shed.is_empty())
-    }
-
     /// Writes a record where `plan` says, with `pages` (stored bytes, whole blocks) directly behind it, and makes it
     /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
     /// on their way there.

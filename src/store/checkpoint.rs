@@ -32,8 +32,8 @@ use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Gene
 use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
 use crate::space::{LEAF_BLOCKS, LeafSource, Purpose, Request};
 
-/// Bytes of nodes written at a time.
-const PIECE_BLOCKS: usize = 256;
+/// Blocks of nodes written at a time: so few that a commit beside it hardly waits.
+const PIECE_BLOCKS: usize = 64;
 
 /// A checkpoint between its begin and its end.
 #[derive(Debug)]
@@ -160,11 +160,14 @@ impl Store {
                 || segments >= SEGMENTS_LIMIT * 3 / 4)
     }
 
-    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB.
+    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB. But in a file
+    /// that may not grow much more, no more than a 64th of what is free: some three times as much is log, and where
+    /// space is scarce, what is kept for log is paid for by moving pages.
     pub(super) fn checkpoint_due_blocks(&self) -> u64 {
         self.settings.checkpoint_log_blocks.unwrap_or_else(|| {
             let nodes: u64 = self.folded.maps.iter().map(|root| Shape::nodes_at_most(root.length)).sum();
-            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12)
+            let room = self.space.blocks_free() + self.settings.blocks_limit.saturating_sub(self.space.blocks_total());
+            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12).min((room / 64).max(1 << 20 >> 12))
         })
     }
 
@@ -703,7 +706,7 @@ impl Store {
             let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
             self.log.add_spare(spare);
         }
-        let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
+        let reserve = self.reserve_blocks() + nodes;
         if self.space.blocks_free() < reserve {
             self.release()?;
         }

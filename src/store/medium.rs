@@ -119,16 +119,24 @@ impl Medium {
 
     /// Obtains space for `blocks` blocks from `from` on, and writes it if that is wanted.
     pub(super) fn grow(&self, from: Block, blocks: u64, new_space: NewSpace) -> Result<()> {
-        const PIECE_BYTES: u64 = 1 << 20;
         self.check()?;
         let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
         self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))?;
-        if new_space == NewSpace::Prewritten {
-            let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
-            for at in (offset..offset + length).step_by(PIECE_BYTES as usize) {
-                let piece = &zeros[..PIECE_BYTES.min(offset + length - at) as usize];
-                self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
-            }
+        match new_space {
+            NewSpace::Prewritten => self.write_zeros(from, blocks),
+            NewSpace::Obtained => Ok(()),
+        }
+    }
+
+    /// Writes zeros to blocks that nobody uses.
+    pub(super) fn write_zeros(&self, from: Block, blocks: u64) -> Result<()> {
+        const PIECE_BYTES: u64 = 1 << 20;
+        self.check()?;
+        let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
+        let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
+        for at in (offset..offset + length).step_by(PIECE_BYTES as usize) {
+            let piece = &zeros[..PIECE_BYTES.min(offset + length - at) as usize];
+            self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
         }
         Ok(())
     }

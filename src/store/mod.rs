@@ -41,9 +41,11 @@ mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
+mod clean;
 mod commit;
 mod create;
 mod follow;
+mod growth;
 mod journal;
 mod leaves;
 mod load;
@@ -67,10 +69,12 @@ use std::sync::Arc;
 
 pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
+pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
 pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
+pub use growth::GrowthJob;
 pub use medium::Medium;
-pub use moves::{Cleaner, MoveReport, StoredPages};
+pub use moves::StoredPages;
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
@@ -122,8 +126,11 @@ pub struct Store {
     publish_hook: Option<Arc<dyn PublishHook>>,
     /// Space taken for units that a later commit may name. Memory only.
     reservations: Reservations,
-    /// Free blocks of segments that are being emptied, kept from use until they are empty.
-    closed: Vec<Extent>,
+    /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
+    /// generation that emptied it is anchored.
+    closed: VecDeque<(Generation, Vec<Extent>)>,
+    /// New space that is being made ready beside commits.
+    growing: Option<Arc<growth::Growth>>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
@@ -325,7 +332,7 @@ impl Store {
             self.journal.released(entry.extent, reuse::death(&entry));
             self.give_back(entry.extent)?;
         }
-        Ok(())
+        self.open_emptied()
     }
 
     /// What readers of other processes may show.
