@@ -41,3 +41,7 @@ deny:
 # Bytes of FORMAT.md that are no longer what the library writes.
 format:
     cargo test --test format --test stranger
+
+# The buffer's lock-free core under the model checker, with more switches of threads than the tests try.
+model preemptions="5":
+    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test --test buffer_model -- --nocapture
