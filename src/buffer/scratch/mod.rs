@@ -145,7 +145,7 @@ impl fmt::Debug for Scratch {
 impl Shared {
     /// A frame for the page, with whatever bytes.
     fn obtain(&self, slot: &Slot) -> Result<Frame> {
-        let needed_bytes = slot.class.page_bytes() as usize + super::room::FRAME_OVERHEAD;
+        let needed_bytes = super::room::charge_of(slot.class);
         if needed_bytes > self.inner.limit() {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit(), needed_bytes });
         }
