@@ -591,7 +591,9 @@ impl Store {
         self.counters.checkpoint_bytes += report.blocks * BLOCK_BYTES;
         self.counters.syncs += 2;
         self.folded_before = std::mem::replace(&mut self.folded, job.superblock).generation;
-        self.anchored = self.anchored.max(folded);
+        // Only what both slots fold: without this one, the older slot's recovery would have to verify records that
+        // nothing else says to be durable, and what they wrote must still be there.
+        self.anchored = self.anchored.max(self.folded_before);
         self.journal.forget(folded, job.journal_seen);
         self.bitmap = job.bitmap.clone();
         self.set_bitmap_source(job.bitmap);

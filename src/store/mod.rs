@@ -6,8 +6,8 @@
 //!
 //! # Terms
 //! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
-//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
-//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the older of
+//! the folds of both superblocks, whichever is higher: what no recovery can cut off, with the newest superblock or without. *Fold*: the state that a checkpoint writes.
 //!
 //! # States of a commit
 //! ```text
