@@ -30,6 +30,7 @@ use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
 use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
+use super::staging::Flights;
 use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -208,11 +209,12 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),
-            closed: Vec::new(),
+            closed: VecDeque::new(),
+            growing: None,
             bodies: Vec::new(),
             synced: superblock.generation,
             anchored: superblock.generation,
@@ -416,7 +418,8 @@ impl Store {
         let draft = Draft { flags: RecordFlags::OPENING, ..Draft::default() };
         let plan = self.plan_log(1)?;
         let (incarnation, entries, blob) = (self.incarnation, &[][..], &[][..]);
-        self.append(&draft, plan, &[], std::iter::empty(), generation, Durability::Durable)?;
+        let flights = Flights::default();
+        self.append(&draft, plan, &[], std::iter::empty(), flights, generation, Durability::Durable)?;
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         report.opened = generation;
         Ok(())
@@ -430,7 +433,7 @@ fn refuse_readers_ahead(store: &Store, fell_back: bool) -> Result<()> {
     for reader in store.readers.pins()? {
         let base = match reader.pinned {
             Pinned::State { base, .. } if base > recovered => Some(base),
-            Pinned::Everything if fell_back => None,
+            Pinned::Everything | Pinned::From { .. } if fell_back => None,
             _ => continue,
         };
         let path = store.medium.path().into();
