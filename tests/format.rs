@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use vellum::disk::MemoryDisk;
 use vellum::format::{
-    BirthState, BlockPointer, CatalogueEntry, Codec, DeferredEntry, DeferredKind, Entry, EntryKind, Node, NodeIdentity,
-    NodeKind, NodeSummary, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, Seal, SegmentReference, Superblock,
-    TreeRoot, VERSION, birth_block, birth_state, checksum, constants, encode_deferred, encode_record, finish_record,
+    BirthState, BlockPointer, CatalogueEntry, CodecId, DeferredEntry, DeferredKind, Entry, EntryKind, Node,
+    NodeIdentity, NodeKind, NodeSummary, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, Seal,
+    SegmentReference, Superblock, TreeRoot, VERSION, birth_block, birth_state, checksum, constants, encode_deferred,
+    encode_record, finish_record,
 };
 use vellum::process::NoReaders;
 use vellum::store::{PageReader, SeededEntropy, State, Store, VerifyLevel};
@@ -95,7 +96,7 @@ const STORE: StoreId = StoreId(*b"0123456789abcdef");
 fn pointer(address: u64) -> BlockPointer {
     BlockPointer {
         address: Block(address),
-        codec: Codec::Raw,
+        codec: CodecId::RAW,
         flags: PointerFlags::RELOCATED,
         stored_length: 4096,
         checksum: 0x1122_3344,
@@ -106,7 +107,7 @@ fn pointer(address: u64) -> BlockPointer {
 /// A pointer's bytes, by the table of pointers.
 fn pointer_bytes(pointer: &BlockPointer) -> Vec<u8> {
     let mut bytes = pointer.address.0.to_le_bytes()[..6].to_vec();
-    bytes.extend([pointer.codec.id(), pointer.flags.bits()]);
+    bytes.extend([pointer.codec.to_u8(), pointer.flags.bits()]);
     bytes.extend(pointer.stored_length.to_le_bytes());
     bytes.extend(pointer.checksum.to_le_bytes());
     bytes.extend(pointer.birth.0.to_le_bytes());

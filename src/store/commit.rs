@@ -8,7 +8,7 @@ use super::{Changes, Committed, Durability, PageChange, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlockPointer, Codec, Entry, HEADER_LIMIT, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum,
+    BlockPointer, CodecId, Entry, HEADER_LIMIT, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum,
     encode_entries, record_blocks,
 };
 use crate::id::{BLOCK_LENGTH, Block, Extent, Generation, PageId};
@@ -364,7 +364,7 @@ impl Store {
             self.unsynced_bytes += padded.len() as u64;
             let new = BlockPointer {
                 address: extent.start,
-                codec: Codec::Raw,
+                codec: CodecId::RAW,
                 flags: PointerFlags::default(),
                 stored_length: bytes.len() as u32,
                 checksum: checksum(&bytes),
@@ -424,7 +424,7 @@ impl Unit {
     pub(super) fn pointer(&self, birth: Generation) -> BlockPointer {
         BlockPointer {
             address: self.address,
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             flags: PointerFlags::default(),
             stored_length: self.bytes.len() as u32,
             checksum: self.checksum,
