@@ -3,11 +3,12 @@
 use std::sync::PoisonError;
 
 use super::handle::Shared;
+use super::private::{Content, Private};
 use super::read::{CHUNK_BYTES, Source};
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::id::PageId;
-use crate::store::{Changes, Committed, Durability, PageChange, PageReader, State};
+use crate::store::{Committed, Durability, PageReader, State};
 
 impl Transaction {
     /// Commits, durably.
@@ -36,18 +37,18 @@ impl Transaction {
         let inner = inner.into_inner();
         inner.check_nothing_borrowed()?;
         let lowest_free = inner.lowest_free();
-        let changes = inner.private.into_changes();
+        let private = inner.private;
         let began = Committed { generation: head.generation, incarnation: head.incarnation };
         // Held, it would keep what this commit replaces, and make the core copy what it could change in place.
         drop(head);
         let shared = &turn.handle.shared;
-        if changes.is_empty() {
+        if private.changes().is_empty() {
             if durability == Durability::Durable {
                 shared.sync()?;
             }
             return Ok(began);
         }
-        let committed = shared.commit(&changes, durability)?;
+        let committed = shared.commit(&private, durability)?;
         *shared.lowest_free.lock().unwrap_or_else(PoisonError::into_inner) = lowest_free;
         Ok(committed)
     }
@@ -61,7 +62,8 @@ impl Shared {
         self.settle(core, result)
     }
 
-    fn commit(&self, changes: &Changes, durability: Durability) -> Result<Committed> {
+    fn commit(&self, private: &Private, durability: Durability) -> Result<Committed> {
+        let changes = &private.changes();
         #[cfg(feature = "tracing")]
         let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
         let mut core = self.lock()?;
@@ -72,30 +74,30 @@ impl Shared {
             result = reclaimed.and_then(|()| core.store.commit(changes, durability));
         }
         if result.is_ok() {
-            self.keep_committed(changes, &core.store.state());
+            self.keep_committed(private, &core.store.state());
             core = self.after_commit(core);
         }
         self.settle(core, result)
     }
 
     /// A writer's pages are warm. What cannot be looked up is not kept, and that is all.
-    fn keep_committed(&self, changes: &Changes, state: &State) {
-        for (page, change) in &changes.pages {
-            let _ = self.keep_change(*page, change, state);
+    fn keep_committed(&self, private: &Private, state: &State) {
+        for (page, content) in private.pages() {
+            let _ = self.keep_content(page, content, state);
         }
     }
 
-    fn keep_change(&self, page: PageId, change: &PageChange, state: &State) -> Result<()> {
+    fn keep_content(&self, page: PageId, content: &Content, state: &State) -> Result<()> {
         let Source { nodes, cache } = self.source();
-        match change {
-            PageChange::Whole(bytes) => {
+        match content {
+            Content::Whole(bytes) => {
                 let pointer = state.pointer(nodes, page)?;
                 // A page that came out as zeros has no place, and needs none in the cache.
                 if !pointer.extent().is_empty() {
                     cache.keep(&pointer, bytes);
                 }
             }
-            PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) if cache.limit_bytes() > CHUNK_BYTES => {
+            Content::Chunks(chunks, _) if cache.limit_bytes() > CHUNK_BYTES => {
                 let root = state.pointer(nodes, page)?;
                 for (chunk, bytes) in chunks {
                     let pointer = PageReader::new(nodes).chunk(page, &root, *chunk)?;

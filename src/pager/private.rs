@@ -36,6 +36,24 @@ pub(super) enum Content {
     Freed,
 }
 
+impl Content {
+    /// As the core wants it.
+    fn change(&self) -> PageChange<'_> {
+        match self {
+            Self::Zero => PageChange::Zero,
+            Self::Whole(bytes) => PageChange::Whole(bytes[..].into()),
+            Self::Chunks(chunks, Others::Committed) => PageChange::Chunks(borrowed(chunks)),
+            Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
+            Self::Freed => PageChange::Free,
+        }
+    }
+}
+
+/// The chunks' bytes, where they are.
+fn borrowed(chunks: &BTreeMap<u32, Arc<[u8]>>) -> BTreeMap<u32, crate::store::Content<'_>> {
+    chunks.iter().map(|(number, bytes)| (*number, bytes[..].into())).collect()
+}
+
 /// What the chunks are that a page's content does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
@@ -160,20 +178,17 @@ impl Private {
         Ok(())
     }
 
-    /// Everything, as the core wants it.
-    pub(super) fn into_changes(self) -> Changes {
-        let change = |private: PrivatePage| match (private.content, private.origin) {
-            (Content::Zero, _) => PageChange::Zero,
-            (Content::Whole(bytes), _) => PageChange::Whole(bytes),
-            (Content::Chunks(chunks, Others::Committed), _) => PageChange::Chunks(chunks),
-            (Content::Chunks(chunks, Others::Zero), _) => PageChange::OnlyChunks(chunks),
-            (Content::Freed, _) => PageChange::Free,
-        };
-        let pages = self.pages.into_iter().map(|(page, private)| (page, change(private))).collect();
+    /// Everything, as the core wants it: the bytes stay where they are.
+    pub(super) fn changes(&self) -> Changes<'_> {
         let mut changes = Changes::default();
-        changes.pages = pages;
-        changes.header = self.header.map(|header| header.to_vec());
+        changes.pages = self.pages.iter().map(|(page, private)| (*page, private.content.change())).collect();
+        changes.header = self.header.as_ref().map(|header| header.to_vec());
         changes
+    }
+
+    /// What the transaction has made of each page.
+    pub(super) fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
+        self.pages.iter().map(|(page, private)| (*page, &private.content))
     }
 
     /// Notes what a page is, if a savepoint wants to know.

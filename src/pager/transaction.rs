@@ -45,7 +45,8 @@ pub(super) struct Inner {
 impl Transaction {
     pub(super) fn new(turn: Turn) -> Result<Self> {
         let shared = &turn.handle.shared;
-        let synced = shared.lock()?.store.synced();
+        drop(shared.lock()?);
+        let synced = shared.published.synced();
         let head = shared.published.pin();
         let cursor = *shared.lowest_free.lock().unwrap_or_else(PoisonError::into_inner);
         let inner = RefCell::new(Inner { cursor, ..Inner::default() });
