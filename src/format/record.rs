@@ -427,7 +427,6 @@ pub fn encode_entries(target: &mut [u8], entries: &[Entry]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Codec;
     use crate::id::{Extent, SizeClass};
 
     fn pointer(address: u64, birth: u64) -> BlockPointer {

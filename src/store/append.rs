@@ -154,7 +154,7 @@ impl Store {
         durability: Durability,
     ) -> Result<()> {
         let blocks = record_blocks(draft.entries.len(), draft.blob.len());
-        let behind_bytes: usize = behind.iter().map(|pages| pages.len()).sum();
+        let behind_bytes: usize = behind.iter().map(|unit| unit.len().next_multiple_of(BLOCK_LENGTH)).sum();
         let record_bytes = blocks as usize * BLOCK_LENGTH;
         let mut run = AlignedBuffer::zeroed(record_bytes + behind_bytes);
         let run_blocks = (run.len() / BLOCK_LENGTH) as u32;
@@ -183,9 +183,10 @@ impl Store {
         let (record, mut rest) = run.split_at_mut(record_bytes);
         encode_record(record, &identity, &header, &draft.entries, &draft.blob);
         let seal = finish_record(record, identity.salt, sealed);
-        for pages in behind {
-            let (target, after) = rest.split_at_mut(pages.len());
-            target.copy_from_slice(pages);
+        for unit in behind {
+            // The zeros behind a unit's last byte are there already.
+            let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
+            target[..unit.len()].copy_from_slice(unit);
             rest = after;
         }
         self.make_durable(plan.placement.address, &run, durability).map_err(|source| match source {

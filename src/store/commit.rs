@@ -23,6 +23,8 @@ pub(super) struct Unit<'a> {
     /// Its extent, once it has one.
     pub(super) address: Block,
     pub(super) checksum: u32,
+    /// How the bytes are a page's.
+    pub(super) codec: CodecId,
 }
 
 /// Where a unit's bytes are.
@@ -41,6 +43,8 @@ pub(super) struct Prepared<'a> {
     pub(super) pages: Vec<PreparedPage>,
     /// Reservations that the commit takes over.
     pub(super) spilled: Vec<Reserved>,
+    /// The features of the store: what is encoded otherwise is stored as it is.
+    features: u64,
 }
 
 /// A page that changes.
@@ -93,7 +97,8 @@ impl Store {
             self.sync()?;
         }
         self.release()?;
-        let prepared = self.prepare(changes)?;
+        let features = self.permit_codecs(changes)?;
+        let prepared = self.prepare(changes, features)?;
         let mut taken = Vec::new();
         let result = self.commit_prepared(changes, prepared, generation, durability, &mut taken);
         if let Err(error) = &result
@@ -107,12 +112,12 @@ impl Store {
     }
 
     /// Looks up what the changes replace, and finds the bytes to be stored.
-    fn prepare<'a>(&self, changes: &'a Changes<'_>) -> Result<Prepared<'a>> {
+    fn prepare<'a>(&self, changes: &'a Changes<'_>, features: u64) -> Result<Prepared<'a>> {
         if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
             return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
         }
         let state = self.state();
-        let mut prepared = Prepared::default();
+        let mut prepared = Prepared { features, ..Prepared::default() };
         for (&page, change) in &changes.pages {
             let old = state.pointer(&self.nodes, page)?;
             let new = match change {
@@ -479,6 +484,7 @@ impl Content<'_> {
     fn length_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Encoded(encoded) => encoded.page_bytes.into(),
             Self::Spilled(spilled) => spilled.stored_length.into(),
         }
     }
@@ -487,12 +493,12 @@ impl Content<'_> {
 impl<'a> Unit<'a> {
     /// Bytes in memory, to be stored.
     pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: u32) -> Self {
-        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum }
+        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum, codec: CodecId::RAW }
     }
 
     fn spilled(spilled: &Spilled) -> Self {
         let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
-        Self { bytes, address, checksum: spilled.checksum }
+        Self { bytes, address, checksum: spilled.checksum, codec: CodecId::RAW }
     }
 
     /// The bytes that are not on disk yet.
@@ -517,7 +523,7 @@ impl<'a> Unit<'a> {
     pub(super) fn pointer(&self, birth: Generation) -> BlockPointer {
         BlockPointer {
             address: self.address,
-            codec: CodecId::RAW,
+            codec: self.codec,
             flags: PointerFlags::default(),
             stored_length: self.stored_length(),
             checksum: self.checksum,
@@ -532,6 +538,10 @@ impl<'a> Prepared<'a> {
         let unit = match content {
             Content::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => return None,
             Content::Bytes(bytes) => Unit::new(&bytes[..], checksum(bytes)),
+            Content::Encoded(encoded) => match &encoded.page {
+                Some(page) if encoded.codec.feature() & !self.features != 0 => Unit::new(&page[..], checksum(page)),
+                _ => Unit { codec: encoded.codec, ..Unit::new(&encoded.stored[..], encoded.checksum) },
+            },
             Content::Spilled(spilled) => {
                 self.spilled.push(spilled.reserved);
                 Unit::spilled(spilled)
