@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::{Extent, Generation, PageId};
+use crate::id::{CheckpointNumber, Extent, Generation, PageId};
 
 /// The result of every fallible call of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,6 +74,51 @@ pub enum Error {
     #[error("{} is open for writing elsewhere (in this or another process); wait for it or stop it", path.display())]
     Locked {
         /// The file.
+        path: PathBuf,
+    },
+
+    /// Readers have the store open in a way that keeps writers out: without write access, or because they asked for it.
+    #[error("{} is open for reading elsewhere, by readers that keep writers out; wait for them or stop them", path.display())]
+    LockedByReaders {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A writer has the store open, and did not tell readers of other processes what they may read.
+    #[error("{} is open for writing, and its writer tells readers nothing (it may be recovering, or refuse readers)", path.display())]
+    WriterSilent {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// What a reader in another process reads is newer than what could be recovered: blocks it reads would be used
+    /// again. Nothing was written; stop the reader, then open again.
+    #[error("{} could be recovered to checkpoint {} only, but {holder} reads {}; stop it, then open again", path.display(), recovered.0, newer(*base))]
+    ReaderAhead {
+        /// The file.
+        path: PathBuf,
+        /// Who it is.
+        holder: String,
+        /// The checkpoint that it reads; `None` if it is choosing one just now.
+        base: Option<CheckpointNumber>,
+        /// The checkpoint that could be recovered.
+        recovered: CheckpointNumber,
+    },
+
+    /// The folder beside the store, in which readers say what they need, cannot serve.
+    #[error("readers beside {} cannot be kept account of: {reason}", path.display())]
+    SideFolder {
+        /// The store's file.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// A reader is used in a child of the process that opened it. What it pins belongs to the parent; open the store
+    /// anew in the child.
+    #[error("the reader of {} was opened by the parent of this process; open the store anew in the child", path.display())]
+    Forked {
+        /// The store's file.
         path: PathBuf,
     },
 
@@ -251,6 +296,33 @@ pub enum Error {
     #[error("the savepoint belongs to another transaction, or it was undone with an older one")]
     SavepointNotFound,
 
+    /// The memory budget is smaller than what was asked for at once.
+    #[error("a memory budget of {budget_bytes} bytes cannot hold {needed_bytes}; give a larger one")]
+    BudgetTooSmall {
+        /// The budget.
+        budget_bytes: usize,
+        /// What it would have to be at least.
+        needed_bytes: usize,
+    },
+
+    /// The memory budget is used up by what cannot be evicted. Once some of it is given up, the same call works.
+    #[error("no {needed_bytes} bytes are left of a memory budget of {budget_bytes}: {}", listed(held_by))]
+    BudgetExhausted {
+        /// What was asked for.
+        needed_bytes: usize,
+        /// The budget.
+        budget_bytes: usize,
+        /// Who holds how much, the most first.
+        held_by: Vec<Holder>,
+    },
+
+    /// Within a scope: the page has to be loaded first. To be passed on by `?`; the scope loads it and runs again.
+    #[error("page {page} is not in memory; pass this error on, and the scope runs again")]
+    PageNotInMemory {
+        /// The page.
+        page: PageId,
+    },
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,
@@ -260,8 +332,17 @@ pub enum Error {
     Busy,
 }
 
+/// Who holds a part of the memory budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What or who: `guards`, `private frames`, or the owner that a reservation was made for.
+    pub what: String,
+    /// How much.
+    pub bytes: usize,
+}
+
 /// Bytes that are not what Vellum wrote: which structure, where, of which page, and what is wrong with them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: corrupt {structure}{} at byte {offset}: {fault}", path.display(), of_page(*page))]
 pub struct Corruption {
     /// The file.
@@ -381,16 +462,64 @@ impl Error {
         matches!(self, Self::Corrupt(_))
     }
 
-    /// Whether space is what is lacking: on the disk, or under a quota.
+    /// Whether space is what is lacking: on the disk, under a quota, or under a limit on the length of files.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
             _ => false,
         }
     }
+}
+
+impl Error {
+    /// The same error for another one who waited for the same thing.
+    pub(crate) fn copy(&self) -> Self {
+        match self {
+            Self::Io { operation, path, offset, source } => {
+                Self::Io { operation, path: path.clone(), offset: *offset, source: copy_of(source) }
+            }
+            Self::Memory { operation, bytes, source } => {
+                Self::Memory { operation, bytes: *bytes, source: copy_of(source) }
+            }
+            Self::Corrupt(corruption) => Self::Corrupt(corruption.clone()),
+            Self::PageNotFound { page } => Self::PageNotFound { page: *page },
+            Self::PageExceedsBudget { page } => Self::PageExceedsBudget { page: *page },
+            Self::BudgetTooSmall { budget_bytes, needed_bytes } => {
+                Self::BudgetTooSmall { budget_bytes: *budget_bytes, needed_bytes: *needed_bytes }
+            }
+            Self::BudgetExhausted { needed_bytes, budget_bytes, held_by } => Self::BudgetExhausted {
+                needed_bytes: *needed_bytes,
+                budget_bytes: *budget_bytes,
+                held_by: held_by.clone(),
+            },
+            Self::Poisoned { path, reason } => Self::Poisoned { path: path.clone(), reason: reason.clone() },
+            Self::Closed => Self::Closed,
+            // What loading a page does not fail with.
+            other => Self::Io {
+                operation: "load",
+                path: PathBuf::new(),
+                offset: None,
+                source: io::Error::other(other.to_string()),
+            },
+        }
+    }
+}
+
+/// The system's error number, or kind and text.
+fn copy_of(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+fn listed(held_by: &[Holder]) -> String {
+    let parts: Vec<String> = held_by.iter().map(|holder| format!("{} {}", holder.what, holder.bytes)).collect();
+    parts.join(", ")
 }
 
 impl From<Corruption> for Error {
@@ -408,6 +537,10 @@ fn what_limits_memory(source: &io::Error) -> &'static str {
         io::ErrorKind::OutOfMemory => " (see `ulimit -v`, `ulimit -d`, vm.overcommit_memory and vm.max_map_count)",
         _ => "",
     }
+}
+
+fn newer(base: Option<CheckpointNumber>) -> String {
+    base.map_or_else(|| "one that may be newer".to_owned(), |base| format!("checkpoint {}", base.0))
 }
 
 fn of_page(page: Option<PageId>) -> String {

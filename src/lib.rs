@@ -37,6 +37,7 @@
 mod error;
 mod id;
 
+pub mod buffer;
 pub mod disk;
 pub mod format;
 pub mod log;
@@ -44,19 +45,21 @@ pub mod map;
 pub mod memory;
 pub mod pager;
 pub mod process;
+pub mod reader;
 pub mod space;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use error::{Corruption, Error, Fault, Result, Structure};
+pub use error::{Corruption, Error, Fault, Holder, Result, Structure};
 pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, CacheCounts, Event, Listener, Options, PageGuard, PageMut, Pager, Read, Savepoint, Scope, ScopedPage,
-    Stats, Transaction, View,
+    Background, CacheCounts, Event, Listener, Options, PageGuard, PageMut, Pager, Read, Readers, Savepoint, Scope,
+    ScopedPage, Stats, Transaction, View,
 };
+pub use reader::{ReadOnlyPager, ReaderOptions, ReaderPage, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
     VerifyLevel, VerifyReport,

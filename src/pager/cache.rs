@@ -33,7 +33,7 @@ pub struct CacheCounts {
 
 /// A bounded map from pointers to the bytes they lead to.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     shards: Vec<Mutex<Shard>>,
     limit_bytes: usize,
     /// Bytes of one of a shard's two halves.
@@ -55,7 +55,7 @@ struct Shard {
 }
 
 impl Cache {
-    pub(super) fn new(limit_bytes: usize) -> Self {
+    pub(crate) fn new(limit_bytes: usize) -> Self {
         let shards = (limit_bytes / SHARD_BYTES).clamp(1, SHARDS_LIMIT);
         let half_bytes = limit_bytes / shards / 2;
         Self { shards: (0..shards).map(|_| Mutex::default()).collect(), limit_bytes, half_bytes }
@@ -83,7 +83,7 @@ impl Cache {
         }
     }
 
-    pub(super) fn counts(&self) -> CacheCounts {
+    pub(crate) fn counts(&self) -> CacheCounts {
         let mut counts = CacheCounts { limit_bytes: self.limit_bytes, ..CacheCounts::default() };
         for shard in &self.shards {
             let shard = lock(shard);

@@ -30,7 +30,7 @@
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 
-mod cache;
+pub(crate) mod cache;
 mod commit;
 mod guard;
 mod handle;
@@ -38,7 +38,7 @@ mod maintenance;
 mod open;
 mod options;
 mod private;
-mod read;
+pub(crate) mod read;
 mod snapshots;
 mod transaction;
 mod turn;
@@ -51,7 +51,7 @@ use std::time::Duration;
 
 pub use cache::CacheCounts;
 pub use guard::PageMut;
-pub use options::{Background, Event, Listener, Options};
+pub use options::{Background, Event, Listener, Options, Readers};
 pub use private::Savepoint;
 pub use read::{PageGuard, Read};
 pub use transaction::Transaction;

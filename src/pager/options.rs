@@ -21,6 +21,17 @@ pub enum Background {
     Inline,
 }
 
+/// Whether other processes may read the store while it is open for writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readers {
+    /// They may: a folder beside the store, with its name and `.readers` behind it, tells who needs what. It is removed
+    /// on closing if nobody is in it.
+    #[default]
+    Beside,
+    /// They may not, and no folder is made. If readers of an earlier writer are there, opening fails.
+    Refused,
+}
+
 /// Something that a program may want to know of, though it asked for nothing.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -71,6 +82,7 @@ pub struct Options {
     pub(super) caching: Caching,
     pub(super) clean_target_percent: u8,
     pub(super) hook: Hook,
+    pub(super) readers: Readers,
     checkpoint_log_bytes: Option<u64>,
     log_segment_bytes: Option<u32>,
     in_log_pages_bytes: Option<u32>,
@@ -87,6 +99,7 @@ impl Default for Options {
             caching: Caching::Buffered,
             clean_target_percent: 5,
             hook: Hook::default(),
+            readers: Readers::default(),
             checkpoint_log_bytes: None,
             log_segment_bytes: None,
             in_log_pages_bytes: None,
@@ -179,6 +192,12 @@ impl Options {
     /// enough blocks are free in the rest of the file to be worth it.
     pub fn clean_target(mut self, percent: u8) -> Self {
         self.clean_target_percent = percent;
+        self
+    }
+
+    /// Whether other processes may read the store meanwhile (default: they may).
+    pub fn readers(mut self, readers: Readers) -> Self {
+        self.readers = readers;
         self
     }
 

@@ -55,12 +55,26 @@ pub trait Read {
 #[derive(Clone)]
 pub struct PageGuard {
     page: PageId,
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
+}
+
+/// Where a guard's bytes are.
+#[derive(Clone)]
+enum Bytes {
+    /// In a buffer.
+    Buffer(Arc<[u8]>),
+    /// Somewhere that somebody else keeps as it is.
+    Lent(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 impl PageGuard {
-    pub(super) fn new(page: PageId, bytes: Arc<[u8]>) -> Self {
-        Self { page, bytes }
+    pub(crate) fn new(page: PageId, bytes: Arc<[u8]>) -> Self {
+        Self { page, bytes: Bytes::Buffer(bytes) }
+    }
+
+    /// A guard of bytes that `owner` keeps as they are.
+    pub(crate) fn lent(page: PageId, owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        Self { page, bytes: Bytes::Lent(owner) }
     }
 
     /// The page.
@@ -73,13 +87,16 @@ impl Deref for PageGuard {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        match &self.bytes {
+            Bytes::Buffer(bytes) => bytes,
+            Bytes::Lent(owner) => (**owner).as_ref(),
+        }
     }
 }
 
 impl AsRef<[u8]> for PageGuard {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self
     }
 }
 
@@ -91,20 +108,20 @@ impl fmt::Debug for PageGuard {
 
 /// Reads committed pages, by way of the cache.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) nodes: &'a Nodes,
-    pub(super) cache: &'a Cache,
+pub(crate) struct Source<'a> {
+    pub(crate) nodes: &'a Nodes,
+    pub(crate) cache: &'a Cache,
 }
 
 impl Source<'_> {
     /// The pointer of an allocated page.
-    pub(super) fn pointer(&self, state: &State, page: PageId) -> Result<BlockPointer> {
+    pub(crate) fn pointer(&self, state: &State, page: PageId) -> Result<BlockPointer> {
         let pointer = state.pointer(self.nodes, page)?;
         if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
     }
 
     /// The bytes of a page of at most 1 MiB, or of a chunk.
-    pub(super) fn unit(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
+    pub(crate) fn unit(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
         let stored = !matches!(pointer.codec, CodecId::ZERO);
         if stored && let Some(bytes) = self.cache.find(pointer) {
             return Ok(bytes);
@@ -118,7 +135,7 @@ impl Source<'_> {
     }
 
     /// One chunk of a page above 1 MiB; `None` if it is all zero.
-    pub(super) fn chunk(&self, page: PageId, pointer: &BlockPointer, chunk: u32) -> Result<Option<Arc<[u8]>>> {
+    pub(crate) fn chunk(&self, page: PageId, pointer: &BlockPointer, chunk: u32) -> Result<Option<Arc<[u8]>>> {
         let chunk = PageReader::new(self.nodes).chunk(page, pointer, chunk)?;
         if matches!(chunk.codec, CodecId::NULL | CodecId::ZERO) {
             return Ok(None);
@@ -127,7 +144,7 @@ impl Source<'_> {
     }
 
     /// The bytes of a whole page, whatever its class and the budget.
-    pub(super) fn whole(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
+    pub(crate) fn whole(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
         if !page.class().is_chunked() {
             return self.unit(page, pointer);
         }
@@ -145,7 +162,7 @@ impl Source<'_> {
     }
 
     /// Fills `target` with a part of a page. The caller has checked the range.
-    pub(super) fn part(&self, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
+    pub(crate) fn part(&self, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
         if !page.class().is_chunked() {
             let start = offset as usize;
             target.copy_from_slice(&self.unit(page, pointer)?[start..start + target.len()]);
@@ -162,7 +179,7 @@ impl Source<'_> {
     }
 
     /// Fails if the page as a whole is more than may be held in memory.
-    pub(super) fn check_budget(&self, page: PageId) -> Result<()> {
+    pub(crate) fn check_budget(&self, page: PageId) -> Result<()> {
         match page.class().page_bytes() > self.cache.limit_bytes() as u64 {
             true => Err(Error::PageExceedsBudget { page }),
             false => Ok(()),
@@ -172,17 +189,17 @@ impl Source<'_> {
 
 /// What a range of a chunked page has of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) chunk: u32,
+pub(crate) struct Part {
+    pub(crate) chunk: u32,
     /// Where in the chunk.
-    pub(super) start: usize,
+    pub(crate) start: usize,
     /// Where in the range.
-    pub(super) at: usize,
-    pub(super) length: usize,
+    pub(crate) at: usize,
+    pub(crate) length: usize,
 }
 
 /// Splits the range of `length` bytes from `offset` on at the ends of chunks.
-pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
+pub(crate) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let position = offset + at as u64;
@@ -195,7 +212,7 @@ pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
 }
 
 /// Fails if the range leaves the page.
-pub(super) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()> {
+pub(crate) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()> {
     let length = length as u64;
     match offset.checked_add(length).is_some_and(|end| end <= page.class().page_bytes()) {
         true => Ok(()),
@@ -209,7 +226,7 @@ pub(super) fn zeros(length: usize) -> Arc<[u8]> {
 }
 
 /// The allocated pages of a class in a state, from `from` on.
-pub(super) fn next_committed(nodes: &Nodes, state: &State, class: SizeClass, from: u64) -> Result<Option<u64>> {
+pub(crate) fn next_committed(nodes: &Nodes, state: &State, class: SizeClass, from: u64) -> Result<Option<u64>> {
     Ok(state.maps[class.index()].next(nodes, from)?.map(|(index, _)| index))
 }
 

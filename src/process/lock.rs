@@ -9,9 +9,14 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::disk::FileDisk;
 use crate::error::{Error, Result};
+
+/// How long a reader that only looks may take, and how often a writer tries again.
+const INSTANT: Duration = Duration::from_millis(1);
+const INSTANTS: u32 = 16;
 
 /// A lock on a file, held until this is dropped.
 #[derive(Debug)]
@@ -19,16 +24,28 @@ pub struct FileLock {
     /// A duplicate of the disk's descriptor: the same open file, so the same lock.
     file: File,
     path: PathBuf,
+    process: u32,
 }
 
 impl FileLock {
-    /// The writer's lock: nobody else holds one of either kind.
+    /// The writer's lock: nobody else holds one of either kind. Readers that only look whether there is a writer have
+    /// the other kind for an instant; that is waited for, a few milliseconds in all.
     ///
     /// # Errors
-    /// [`Locked`](Error::Locked) at once if another has one, in this process or elsewhere; [`Io`](Error::Io) if the file
-    /// system has no locks.
+    /// [`Locked`](Error::Locked) if another writer has one, [`LockedByReaders`](Error::LockedByReaders) if readers have,
+    /// in this process or elsewhere; [`Io`](Error::Io) if the file system has no locks.
     pub fn exclusive(disk: &FileDisk) -> Result<Self> {
-        Self::lock(disk, fs2::FileExt::try_lock_exclusive)
+        for _ in 0..INSTANTS {
+            match Self::lock(disk, fs2::FileExt::try_lock_exclusive) {
+                Err(Error::Locked { path }) => match Self::shared(disk) {
+                    Err(Error::Locked { .. }) => return Err(Error::Locked { path }),
+                    Err(error) => return Err(error),
+                    Ok(_) => std::thread::sleep(INSTANT),
+                },
+                other => return other,
+            }
+        }
+        Err(Error::LockedByReaders { path: crate::disk::Disk::path(disk).to_owned() })
     }
 
     /// A reader's lock: nobody holds the writer's.
@@ -48,7 +65,7 @@ impl FileLock {
         let path = crate::disk::Disk::path(disk).to_owned();
         let result = disk.file().try_clone().and_then(|file| lock(&file).map(|()| file));
         match result {
-            Ok(file) => Ok(Self { file, path }),
+            Ok(file) => Ok(Self { file, path, process: std::process::id() }),
             Err(error) if is_contended(&error) => Err(Error::Locked { path }),
             Err(source) => Err(Error::Io { operation: "lock", path, offset: None, source }),
         }
@@ -59,7 +76,46 @@ impl Drop for FileLock {
     /// Unlocks: the disk's descriptor may live on. That this fails is not known to happen; the lock then goes with the
     /// last descriptor.
     fn drop(&mut self) {
+        // In a forked child the lock is the parent's.
+        if std::process::id() != self.process {
+            return;
+        }
         let _ = fs2::FileExt::unlock(&self.file);
+    }
+}
+
+/// Whether the lock was free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    No,
+}
+
+/// Takes the exclusive lock of a file of the side folder if nobody has one; it goes with the file's last descriptor.
+pub(super) fn try_exclusive(file: &File) -> io::Result<Taken> {
+    taken(fs2::FileExt::try_lock_exclusive(file))
+}
+
+/// Takes the shared lock of a file of the side folder if nobody has the exclusive one.
+pub(super) fn try_shared(file: &File) -> io::Result<Taken> {
+    taken(fs2::FileExt::try_lock_shared(file))
+}
+
+/// Takes the exclusive lock of a file that others lock for an instant at most.
+pub(super) fn exclusive(file: &File) -> io::Result<()> {
+    fs2::FileExt::lock_exclusive(file)
+}
+
+/// Gives back a lock of a file of the side folder.
+pub(super) fn unlock(file: &File) -> io::Result<()> {
+    fs2::FileExt::unlock(file)
+}
+
+fn taken(result: io::Result<()>) -> io::Result<Taken> {
+    match result {
+        Ok(()) => Ok(Taken::Yes),
+        Err(error) if is_contended(&error) => Ok(Taken::No),
+        Err(error) => Err(error),
     }
 }
 
@@ -95,6 +151,7 @@ mod tests {
         let lock = FileLock::exclusive(&first).unwrap();
         assert_eq!(lock.path(), path);
         for name in [&path, &link, &symbolic] {
+            // Each says so, whatever it asked for.
             assert_locked(FileLock::exclusive(&open(name, Access::ReadWrite)), name);
             assert_locked(FileLock::shared(&open(name, Access::ReadOnly)), name);
         }
@@ -109,7 +166,8 @@ mod tests {
         let path = folder.path().join("file");
         let writer = FileDisk::create_new(&path, Caching::Buffered).unwrap();
         let readers = [0; 3].map(|_| FileLock::shared(&open(&path, Access::ReadOnly)).unwrap());
-        assert_locked(FileLock::exclusive(&writer), &path);
+        let error = FileLock::exclusive(&writer).unwrap_err();
+        assert!(matches!(&error, Error::LockedByReaders { path: named } if *named == path), "{error}");
         drop(readers);
         FileLock::exclusive(&writer).unwrap();
     }

@@ -8,8 +8,16 @@
 //!
 //! Callers: `pager` (lock, pins), `reader`. Knows nothing of formats or stores.
 
+mod entry;
+mod folder;
 mod lock;
 mod pins;
+mod registration;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use lock::FileLock;
 pub use pins::{NoReaders, PinTable, Pinned, PublishedState, ReaderPin};
+pub use registration::{ReaderEntry, Registration, Told, readers};
+pub use writer::WriterTable;

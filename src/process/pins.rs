@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::Result;
-use crate::id::{CheckpointNumber, Generation, Incarnation};
+use crate::id::{CheckpointNumber, Generation, Incarnation, StoreId};
 
 /// What one reader of another process needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct PublishedState {
     pub synced: Generation,
     /// The writer's own number. A reader that finds another one knows that the writer is another.
     pub incarnation: Incarnation,
+    /// The store: a path may be given to another one.
+    pub store: StoreId,
 }
 
 /// What the writer and readers of other processes share.
@@ -90,8 +92,12 @@ mod tests {
     #[test]
     fn a_store_without_readers_tells_and_hears_nothing() {
         let table: Box<dyn PinTable> = Box::new(NoReaders);
-        let state =
-            PublishedState { base: CheckpointNumber(3), synced: Generation(17), incarnation: Incarnation(0xABCD) };
+        let state = PublishedState {
+            base: CheckpointNumber(3),
+            synced: Generation(17),
+            incarnation: Incarnation(0xABCD),
+            store: StoreId([1; 16]),
+        };
         table.publish(state).unwrap();
         assert_eq!(table.pins().unwrap(), []);
     }

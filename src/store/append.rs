@@ -234,6 +234,8 @@ impl Store {
         self.published.set_synced(generation);
         self.anchored = self.anchored.max(self.recorded);
         self.synced_state = None;
+        // Readers see what is acknowledged. If they cannot be told, the next release fails with the reason.
+        let _ = self.readers.publish(self.published_state());
     }
 
     pub(super) fn no_space(&self, needed_blocks: u64) -> Error {

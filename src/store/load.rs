@@ -92,21 +92,25 @@ pub(super) fn no_superblock(medium: &Medium) -> Error {
 
 /// Whether this build, with these settings, may write the store.
 pub(super) fn check_usable(medium: &Medium, superblock: &Superblock, settings: &Settings) -> Result<()> {
+    check_readable(medium, superblock, settings.application_id)?;
+    match superblock.features_read_compatible & !FEATURES_READ_COMPATIBLE_KNOWN {
+        0 => Ok(()),
+        bits => Err(Error::UnsupportedFeatures { path: medium.path().into(), bits }),
+    }
+}
+
+/// Whether this build may read the store, for the application of this id (0: for any).
+pub(super) fn check_readable(medium: &Medium, superblock: &Superblock, application_id: u32) -> Result<()> {
     let path = medium.path().to_path_buf();
     if superblock.version != VERSION {
         return Err(Error::UnsupportedVersion { path, found: superblock.version, supported: VERSION });
     }
-    let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN
-        | superblock.features_read_compatible & !FEATURES_READ_COMPATIBLE_KNOWN;
+    let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN;
     if bits != 0 {
         return Err(Error::UnsupportedFeatures { path, bits });
     }
-    if settings.application_id != 0 && settings.application_id != superblock.application_id {
-        return Err(Error::WrongApplication {
-            path,
-            expected: settings.application_id,
-            found: superblock.application_id,
-        });
+    if application_id != 0 && application_id != superblock.application_id {
+        return Err(Error::WrongApplication { path, expected: application_id, found: superblock.application_id });
     }
     Ok(())
 }
@@ -124,28 +128,48 @@ pub(super) fn load(nodes: &Arc<Nodes>, superblock: &Superblock) -> Result<Loaded
         return Err(Corruption { path, structure: Structure::File, page: None, offset, fault }.into());
     }
     let tree = |kind, root| Tree::from_root(Shape::of(kind), root);
+    let on_disk = load_catalogue(nodes, superblock)?;
+    Ok(Loaded {
+        bitmap: tree(NodeKind::Bitmap, superblock.bitmap),
+        superblock: superblock.clone(),
+        nodes: Arc::clone(nodes),
+        catalogue: tree(NodeKind::Catalogue, superblock.catalogue),
+        listed: on_disk.values().map(|entry| Arc::clone(&entry.listed)).collect(),
+        on_disk,
+        deferred_tree: tree(NodeKind::Deferred, superblock.deferred),
+        replayed: load_deferred(nodes, superblock)?,
+    })
+}
+
+/// The entries of the catalogue that a superblock leads to, by id.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(super) fn load_catalogue(nodes: &Nodes, superblock: &Superblock) -> Result<BTreeMap<u64, OnDisk>> {
+    let catalogue = Tree::from_root(Shape::of(NodeKind::Catalogue), superblock.catalogue);
     let mut on_disk = BTreeMap::new();
-    let mut listed = Vec::new();
-    let catalogue = tree(NodeKind::Catalogue, superblock.catalogue);
     let mut position = 0;
     while let Some((slot, pointer)) = catalogue.next(nodes, position)? {
         position = slot + 1;
         let bytes = nodes.read_block(&pointer, Structure::Catalogue, None)?;
         let entry = CatalogueEntry::decode(&bytes)
             .map_err(|fault| damaged(nodes, Structure::Catalogue, pointer.address, fault))?;
-        let entry = Arc::new(Listed { maps: maps_of(&entry), entry });
-        let id = entry.entry.id;
-        if on_disk.insert(id, OnDisk { slot, listed: Arc::clone(&entry) }).is_some()
-            || id >= superblock.next_catalogue_id
-        {
+        let listed = Arc::new(Listed { maps: maps_of(&entry), entry });
+        let id = listed.entry.id;
+        if on_disk.insert(id, OnDisk { slot, listed }).is_some() || id >= superblock.next_catalogue_id {
             let fault = Fault::Field { field: "catalogue id", expected: superblock.next_catalogue_id, found: id };
             return Err(damaged(nodes, Structure::Catalogue, pointer.address, fault));
         }
-        listed.push(entry);
     }
-    listed.sort_by_key(|listed| listed.entry.id);
+    Ok(on_disk)
+}
 
-    let deferred_tree = tree(NodeKind::Deferred, superblock.deferred);
+/// The deferred list that a superblock leads to.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(super) fn load_deferred(nodes: &Nodes, superblock: &Superblock) -> Result<Replayed> {
+    let deferred_tree = Tree::from_root(Shape::of(NodeKind::Deferred), superblock.deferred);
     let mut replayed = Replayed::default();
     let mut left = superblock.deferred_entries;
     for position in 0..deferred_tree.length() {
@@ -174,16 +198,7 @@ pub(super) fn load(nodes: &Arc<Nodes>, superblock: &Superblock) -> Result<Loaded
         };
         return Err(damaged(nodes, Structure::DeferredList, Block(0), fault));
     }
-    Ok(Loaded {
-        bitmap: tree(NodeKind::Bitmap, superblock.bitmap),
-        superblock: superblock.clone(),
-        nodes: Arc::clone(nodes),
-        catalogue,
-        on_disk,
-        listed,
-        deferred_tree,
-        replayed,
-    })
+    Ok(replayed)
 }
 
 /// The page maps of a snapshot on disk; none for a bookmark.

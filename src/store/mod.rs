@@ -43,6 +43,7 @@ mod chunks;
 mod commit;
 mod create;
 mod encoded;
+mod follow;
 mod journal;
 mod leaves;
 mod load;
@@ -57,6 +58,7 @@ mod settings;
 mod snapshots;
 mod spill;
 mod state;
+mod tail;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -66,6 +68,7 @@ pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use create::{FileState, file_state};
 pub use encoded::Encoded;
+pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
 pub use medium::Medium;
 pub use moves::{Cleaner, MoveReport, StoredPages};
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
@@ -324,10 +327,15 @@ impl Store {
         Ok(())
     }
 
+    /// What readers of other processes may show.
+    fn published_state(&self) -> PublishedState {
+        let (base, synced) = (self.folded.checkpoint, self.synced);
+        PublishedState { base, synced, incarnation: self.incarnation, store: self.id }
+    }
+
     /// Who holds which state, in this process and in others; `None` while somebody holds everything.
     fn pins(&self) -> Result<Option<Pins>> {
-        let (base, synced) = (self.folded.checkpoint, self.synced);
-        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation })?;
+        self.readers.publish(self.published_state())?;
         let mut pins = self.published.pins();
         for reader in self.readers.pins()? {
             match reader.pinned {

@@ -15,6 +15,8 @@
 //!   left it. It is written again in place with the same bytes, an opening record with a new incarnation ends the log,
 //!   and one sync covers all; only then is anything published.
 //! - **V5** The cost is in proportion to the log: no leaf of a map or of the bitmap is read but for log segments.
+//! - **V6** What readers of other processes hold is asked before anything is released; one that reads a checkpoint
+//!   newer than the one recovered fails the open.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,19 +24,19 @@ use std::sync::Arc;
 use super::append::Draft;
 use super::apply::{Applied, Mode};
 use super::body::load_body;
-use super::commit::stored_pointers;
 use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
-use super::load::{Loaded, Superblocks, check_usable, load, maps_under, no_superblock, read_superblocks};
+use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
+use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
-use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{BlockPointer, RecordFlags, SealHasher, SegmentReference, checksum, sealed_part, slot_blocks};
+use crate::error::{Error, Result, Structure};
+use crate::format::{RecordFlags, SegmentReference, slot_blocks};
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Extent, Generation, Incarnation};
 use crate::log::{FoundRecord, Hold, Log, Placement, Scanner, Segment, Which};
 use crate::map::{Nodes, Tree};
-use crate::process::PinTable;
+use crate::process::{PinTable, Pinned};
 use crate::space::{LEAF_BLOCKS, LeafSource, LeafState, Space};
 
 /// What an open found and did.
@@ -90,6 +92,7 @@ impl Store {
         let superblocks = read_superblocks(&medium)?;
         check_usable(&medium, &superblocks.slots[0], &settings)?;
         let (mut store, log, fell_back) = Self::stand_on_any(&medium, &superblocks, &readers, settings, entropy)?;
+        refuse_readers_ahead(&store, fell_back)?;
         let folded = store.folded.generation;
         let mut report = RecoveryReport { folded, fell_back, cut: log.cut, ..RecoveryReport::default() };
         store.replay(log, &mut report)?;
@@ -180,15 +183,7 @@ impl Store {
             .map(|leaf| if leaf < leaves_known { LeafState::Stored } else { LeafState::Empty })
             .collect();
         let free = superblock.blocks_free + (file_blocks - superblock.blocks_total);
-        let maps = Box::new(maps_under(&superblock.maps));
-        let state = State {
-            generation: superblock.generation,
-            incarnation: superblock.incarnation,
-            base: superblock.checkpoint,
-            maps,
-            header: superblock.header.as_slice().into(),
-            catalogue: Arc::new(loaded.listed),
-        };
+        let state = State::of_superblock(&superblock, loaded.listed);
         let published = Arc::new(Published::new(state));
         let bitmap_source =
             BitmapSource::new(&medium, &loaded.nodes, &published, superblock.clone(), loaded.bitmap.clone());
@@ -321,67 +316,29 @@ impl Store {
     }
 
     fn missing(&self, last: Generation) -> Error {
-        let missing = Generation(last.0 + 1);
-        Corruption {
-            path: self.medium.path().into(),
-            structure: Structure::Record,
-            page: None,
-            offset: self.log.position().segment.offset_bytes(),
-            fault: Fault::MissingGeneration { missing, last },
-        }
-        .into()
-    }
-
-    /// Takes what a pointer stores off what the file can hold besides: hostile records name one extent again and again.
-    fn spend(&self, left: &mut u64, pointer: &BlockPointer) -> Result<()> {
-        let bytes = left.checked_sub(pointer.stored_length.into());
-        *left = bytes.ok_or_else(|| self.record_contradicts(pointer.extent()))?;
-        Ok(())
+        missing(&self.medium, self.log.position().segment, last)
     }
 
     /// Verifies a record of the tail with its pages, and writes both again where they lie (V4). `false`: it is torn.
     fn adopt(&mut self, record: &FoundRecord, left: &mut u64) -> Result<bool> {
-        let mut hasher = SealHasher::new(record.identity.salt);
-        hasher.update(sealed_part(&record.bytes));
-        let mut pages = Vec::new();
-        if !record.header.flags.contains(RecordFlags::DATA_SYNCED) {
-            for pointer in stored_pointers(&record.entries) {
-                let Some(bytes) = self.read_stored(pointer)? else { return Ok(self.sabotaged_trust_tail()) };
-                self.spend(left, pointer)?;
-                hasher.update(&bytes[..pointer.stored_length as usize]);
-                pages.push((pointer.address, bytes));
-            }
-        }
-        if hasher.finish() != record.header.seal && !self.sabotaged_trust_tail() {
+        let tail = read_tail(&self.medium, record, left, |error| match self.sabotaged_read_error_is_tear() {
+            true => Ok(()),
+            false => Err(error),
+        })?;
+        let Some(tail) = tail else { return Ok(self.sabotaged_trust_tail()) };
+        if !tail.seal_fits && !self.sabotaged_trust_tail() {
             return Ok(false);
         }
         if self.sabotaged_no_adoption() {
             return Ok(true);
         }
-        for (address, bytes) in &pages {
+        for (address, bytes) in &tail.pages {
             self.medium.write_vital(*address, bytes)?;
         }
         let mut bytes = AlignedBuffer::zeroed(record.bytes.len());
         bytes.copy_from_slice(&record.bytes);
         self.medium.write_vital(record.identity.address, &bytes)?;
         Ok(true)
-    }
-
-    /// The blocks that a pointer stores; `None` if they do not sum to what it says.
-    fn read_stored(&self, pointer: &BlockPointer) -> Result<Option<AlignedBuffer>> {
-        let extent = pointer.extent();
-        let file_blocks = self.medium.length_bytes()? / BLOCK_BYTES;
-        if extent.end().0 > file_blocks {
-            // The file did not grow in time.
-            return Ok(None);
-        }
-        let mut bytes = AlignedBuffer::zeroed(extent.blocks as usize * BLOCK_LENGTH);
-        match self.medium.read(extent.start, &mut bytes) {
-            Err(_) if self.sabotaged_read_error_is_tear() => return Ok(None),
-            other => other?,
-        }
-        let fits = checksum(&bytes[..pointer.stored_length as usize]) == pointer.checksum;
-        Ok(fits.then_some(bytes))
     }
 
     fn replay(&mut self, log: FoundLog, report: &mut RecoveryReport) -> Result<()> {
@@ -460,4 +417,20 @@ impl Store {
         report.opened = generation;
         Ok(())
     }
+}
+
+/// A reader that an earlier writer left may stand on a checkpoint that is lost. This writer does not know that
+/// checkpoint's nodes, and would use their blocks again (V6).
+fn refuse_readers_ahead(store: &Store, fell_back: bool) -> Result<()> {
+    let recovered = store.folded.checkpoint;
+    for reader in store.readers.pins()? {
+        let base = match reader.pinned {
+            Pinned::State { base, .. } if base > recovered => Some(base),
+            Pinned::Everything if fell_back => None,
+            _ => continue,
+        };
+        let path = store.medium.path().into();
+        return Err(Error::ReaderAhead { path, holder: reader.holder, base, recovered });
+    }
+    Ok(())
 }

@@ -119,7 +119,7 @@ impl Arguments {
             said += "; the older checkpoint served, and opening the store for writing makes a new one";
         }
         if summary.bitmap_leaves_made_anew > 0 {
-            let leaves = counted(summary.bitmap_leaves_made_anew, "leaf");
+            let leaves = counted(summary.bitmap_leaves_made_anew, "block");
             said += &format!("; {leaves} of the bitmap damaged, which opening the store for writing makes anew");
         }
         said
