@@ -58,6 +58,7 @@ mod settings;
 mod snapshots;
 mod spill;
 mod state;
+mod storage;
 mod tail;
 mod verify;
 
@@ -79,6 +80,7 @@ pub use sabotage::Sabotage;
 pub use settings::{Entropy, MakeStrategy, NewSpace, SeededEntropy, Settings, SystemEntropy};
 pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
+pub use storage::{Share, add_page, storage};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
 use crate::disk::{AlignedBuffer, Disk};
