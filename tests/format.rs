@@ -239,6 +239,27 @@ fn the_superblock_is_as_described() {
 }
 
 #[test]
+fn the_codecs_are_those_of_the_table() {
+    let tables = section_tables("### Block pointer (24 bytes)");
+    let rows: Vec<(u8, String)> = tables
+        .iter()
+        .filter(|row| row.len() == 3 && row[1] != "indirect" && row[1] != "relocated" && row[1] != "free below")
+        .map(|row| (row[0].parse().unwrap(), row[1].clone()))
+        .collect();
+    assert_eq!(rows.len(), 6);
+    for (number, name) in rows {
+        match CodecId::from_u8(number) {
+            Some(codec) => assert_eq!(codec.name(), name),
+            // Not in this build: the only one that is a feature.
+            None => assert_eq!((name.as_str(), cfg!(feature = "snappy")), ("snappy", false)),
+        }
+    }
+    let bits = CodecId::all().fold(0, |bits, codec| bits | codec.feature());
+    assert_eq!(bits & !(1 << 3 | 1 << 4 | 1 << 5), 0);
+    assert_eq!(vellum::format::FEATURES_INCOMPATIBLE_KNOWN, bits);
+}
+
+#[test]
 fn the_node_is_as_described() {
     for (kind, id) in [
         (NodeKind::Map, 1),

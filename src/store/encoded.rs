@@ -123,3 +123,6 @@ fn features_of(change: &PageChange<'_>) -> u64 {
         PageChange::Zero | PageChange::Free => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
