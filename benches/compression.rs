@@ -205,7 +205,11 @@ fn speeds() {
             print!("{name:8} {size:>8}");
             for choice in choices() {
                 let (encode, decode, bytes) = speed(&pages, choice);
-                print!(" {encode:>6.2} /{decode:>5.2} ({bytes:>3.0})");
+                match bytes > 0.0 {
+                    true => print!(" {encode:>6.2} /{decode:>5.2} ({bytes:>3.0})"),
+                    // No page saves a block.
+                    false => print!(" {encode:>6.2} /    - (100)"),
+                }
             }
             println!();
         }

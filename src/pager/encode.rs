@@ -13,7 +13,7 @@ use crate::store::{Changes, Content, PageChange};
 
 /// Bytes to encode for which one more thread is worth starting. A thread takes 30 to 60 µs to start and end; LZ4 encodes
 /// so many bytes in about 300 µs (`cargo bench --bench compression`).
-const BYTES_PER_THREAD: usize = 128 << 10;
+const BYTES_PER_THREAD: usize = 64 << 10;
 /// More threads than this one commit does not start.
 const THREADS_LIMIT: usize = 16;
 

@@ -45,7 +45,7 @@ fn pages_are_stored_as_options_class_and_transaction_say_and_read_whatever_they_
     let pager = create_on(&disk, &options);
     let mut pages = Vec::new();
     for (log2, choice, expected) in [
-        (12, None, CodecId::RAW),
+        (12_u8, None, CodecId::RAW),
         (14, None, Compression::LZ4.codec()),
         (16, None, Compression::ZSTD.codec()),
         (14, Some(Compression::zstd(9).unwrap()), Compression::ZSTD.codec()),
