@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused an operation on the file.
-    #[error("{operation} of {} failed{}: {source}", path.display(), at(*offset))]
+    #[error("{operation} of {} failed{}: {source}{}", path.display(), at(*offset), what_to_do(source))]
     Io {
         /// What was tried: `read`, `write`, `sync`, `open`, …
         operation: &'static str,
@@ -70,9 +70,16 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Another writer has the store open.
-    #[error("{} is open for writing elsewhere (in this or another process); wait for it or stop it", path.display())]
+    /// Another writer has the store open, in another process or (where it is asked for as a reader) in this one.
+    #[error("{} is open for writing elsewhere, in another process as a rule; wait for it or stop it", path.display())]
     Locked {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// This process has the store open for writing already, under this name or another.
+    #[error("{} is open for writing in this process already; use the pager that is there, or close it first", path.display())]
+    OpenedTwice {
         /// The file.
         path: PathBuf,
     },
@@ -530,6 +537,17 @@ impl From<Corruption> for Error {
 
 fn at(offset: Option<u64>) -> String {
     offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default()
+}
+
+fn what_to_do(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; check the path, or create the store there",
+        io::ErrorKind::PermissionDenied => "; check the permissions of the file and of its folder",
+        io::ErrorKind::StorageFull => "; free space on the disk",
+        io::ErrorKind::QuotaExceeded => "; free space under the quota",
+        io::ErrorKind::FileTooLarge => "; raise the limit on the length of files (`ulimit -f`), or of the file system",
+        _ => "",
+    }
 }
 
 fn what_limits_memory(source: &io::Error) -> &'static str {

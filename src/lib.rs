@@ -60,7 +60,7 @@ pub use pager::{
     Background, CacheCounts, Event, Listener, Options, PageGuard, PageMut, Pager, Read, Readers, Savepoint, Scope,
     ScopedPage, Stats, Transaction, View,
 };
-pub use reader::{ReadOnlyPager, ReaderOptions, ReaderPage, ReaderScope, ReaderView, Refreshed, Standing, Writers};
+pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Share,
     Status, VerifyLevel, VerifyReport,

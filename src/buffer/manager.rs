@@ -15,6 +15,7 @@ use super::lock;
 use super::pages::StorePages;
 use super::policy::EvictionPolicy;
 use super::pool::{Pool, Use, take_zero};
+use super::prefetch::Crew;
 use super::room::{FrameName, Room};
 use super::second_chance::SecondChance;
 use super::source::PageSource;
@@ -48,6 +49,7 @@ pub(super) struct Inner {
     tickets: AtomicU64,
     pub(super) reservations: Mutex<BTreeMap<u64, Reserved>>,
     pub(super) counters: Counters,
+    pub(super) crew: Crew,
 }
 
 impl Inner {
@@ -247,6 +249,7 @@ impl BufferManager {
             tickets: AtomicU64::new(1),
             reservations: Mutex::default(),
             counters: Counters::new(),
+            crew: Crew::default(),
         });
         let budget = MemoryBudget::new(Arc::clone(&inner));
         Ok(Self { inner, budget })

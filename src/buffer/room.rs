@@ -112,6 +112,10 @@ impl Room {
     /// A frame of `class` for `usage`, if there is one without evicting anything.
     pub(super) fn take(&mut self, inner: &Inner, class: SizeClass, usage: Use) -> Result<Option<FrameName>> {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
+        // What was replaced is used again before more memory is.
+        if self.states[class.index()].free() == 0 && self.limbo.len() >= BATCH {
+            self.sift(inner, &mut Vec::new());
+        }
         let state = &mut self.states[class.index()];
         if state.free() == 0 && state.can_grow(pool) && inner.try_charge(Self::slab_charge(state)) {
             state.grow(pool);
@@ -355,8 +359,12 @@ impl Room {
         }
     }
 
-    /// The policy's memory counts (E5).
+    /// The policy's memory counts (E5). It has it already, so it cannot be refused: room is made for it.
     fn charge_policy(&mut self, inner: &Inner) {
+        let missing = self.policy.memory_bytes().saturating_sub(self.policy_bytes);
+        if missing > inner.available() {
+            self.make_room(inner, missing, None);
+        }
         let bytes = self.policy.memory_bytes();
         if bytes > self.policy_bytes {
             inner.charge(bytes - self.policy_bytes);

@@ -50,8 +50,8 @@ impl Pager {
     ///
     /// # Errors
     /// `Io` if there is no such file or it may not be read and written; `NotAFile`, `NotAStore`, `IncompleteCreate`,
-    /// `UnsupportedVersion`, `UnsupportedFeatures`, `WrongApplication`; `Locked` if it is open for writing in this
-    /// process or another; `LockedByReaders` if readers
+    /// `UnsupportedVersion`, `UnsupportedFeatures`, `WrongApplication`; `OpenedTwice` if it is open for writing in this
+    /// process, `Locked` if in another; `LockedByReaders` if readers
     /// keep writers out; `ReaderAhead` if one of an earlier writer reads what could not be recovered; `SideFolder`;
     /// `Corrupt` if something that was durable is damaged or missing; `InvalidOption`; `NoSpace`.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {

@@ -5,16 +5,15 @@
 //!
 //! | file | bytes |
 //! | --- | --- |
-//! | a reader's | magic, checksum of all that follows it, length of all, process, time, store, count of states (all ones: everything), length of the name; the states; the name |
+//! | a reader's | magic, checksum of all that follows it, length of all, process, count of states, time, store, length of the name, whether all newer states are pinned, how often it was written; the states; the name |
 //! | the writer's | two slots of 64 bytes in turn: sequence number, checkpoint, generation, incarnation, store, checksum; from byte 4096 on the bell: one byte for each reader that came |
 
-use super::pins::{Pinned, PublishedState};
+use super::pins::PublishedState;
 use crate::id::{CheckpointNumber, Generation, Incarnation, StoreId};
 
 const MAGIC: [u8; 8] = *b"VELLUMpr";
 const HEAD_BYTES: usize = 64;
 const STATE_BYTES: usize = 16;
-const EVERYTHING: u32 = u32::MAX;
 
 /// Bytes of a slot of the writer's file.
 const SLOT_BYTES: usize = 64;
@@ -31,27 +30,30 @@ pub(super) struct Entry {
     pub(super) since_seconds: u64,
     pub(super) store: StoreId,
     pub(super) name: String,
-    /// `None`: everything.
-    pub(super) states: Option<Vec<(CheckpointNumber, Generation)>>,
+    /// The states it reads.
+    pub(super) states: Vec<(CheckpointNumber, Generation)>,
+    /// Whether it is about to choose another one.
+    pub(super) choosing: bool,
+    /// Counts what it said.
+    pub(super) sequence: u64,
 }
 
 impl Entry {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let states = self.states.as_deref().unwrap_or_default();
         let name = self.name.as_bytes();
-        let length = HEAD_BYTES + states.len() * STATE_BYTES + name.len();
-        let count = if self.states.is_some() { states.len() as u32 } else { EVERYTHING };
+        let length = HEAD_BYTES + self.states.len() * STATE_BYTES + name.len();
         let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&(length as u32).to_le_bytes());
         bytes.extend_from_slice(&self.process.to_le_bytes());
-        bytes.extend_from_slice(&count.to_le_bytes());
+        bytes.extend_from_slice(&(self.states.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&self.since_seconds.to_le_bytes());
         bytes.extend_from_slice(&self.store.0);
         bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        bytes.resize(HEAD_BYTES, 0);
-        for (base, generation) in states {
+        bytes.extend_from_slice(&u32::from(self.choosing).to_le_bytes());
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        for (base, generation) in &self.states {
             bytes.extend_from_slice(&base.0.to_le_bytes());
             bytes.extend_from_slice(&generation.0.to_le_bytes());
         }
@@ -72,20 +74,19 @@ impl Entry {
         let name_bytes = u32_at(bytes, 48)? as usize;
         let name_start = length.checked_sub(name_bytes)?;
         let states = bytes.get(HEAD_BYTES..name_start)?;
-        let states = match count {
-            EVERYTHING => None,
-            _ if states.len() != count as usize * STATE_BYTES => return None,
-            _ => {
-                let pair = |at: &[u8]| Some((CheckpointNumber(u64_at(at, 0)?), Generation(u64_at(at, 8)?)));
-                Some(states.chunks_exact(STATE_BYTES).map(pair).collect::<Option<Vec<_>>>()?)
-            }
-        };
+        if states.len() as u64 != u64::from(count) * STATE_BYTES as u64 {
+            return None;
+        }
+        let pair = |at: &[u8]| Some((CheckpointNumber(u64_at(at, 0)?), Generation(u64_at(at, 8)?)));
+        let states = states.chunks_exact(STATE_BYTES).map(pair).collect::<Option<Vec<_>>>()?;
         Some(Self {
             process: u32_at(bytes, 16)?,
             since_seconds: u64_at(bytes, 24)?,
             store: StoreId(bytes.get(32..48)?.try_into().ok()?),
             name: String::from_utf8(bytes.get(name_start..)?.to_vec()).ok()?,
             states,
+            choosing: u32_at(bytes, 52)? != 0,
+            sequence: u64_at(bytes, 56)?,
         })
     }
 
@@ -99,15 +100,6 @@ impl Entry {
         match self.name.as_str() {
             "" => format!("process {}", self.process),
             name => format!("{name} (process {})", self.process),
-        }
-    }
-
-    pub(super) fn pinned(&self) -> Vec<Pinned> {
-        match &self.states {
-            None => vec![Pinned::Everything],
-            Some(states) => {
-                states.iter().map(|(base, generation)| Pinned::State { base: *base, generation: *generation }).collect()
-            }
         }
     }
 }
@@ -153,14 +145,15 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn entry(states: Option<Vec<(CheckpointNumber, Generation)>>) -> Entry {
-        Entry { process: 7, since_seconds: 1_700_000_000, store: StoreId([3; 16]), name: "bank".into(), states }
+    fn entry(states: Vec<(CheckpointNumber, Generation)>, choosing: bool) -> Entry {
+        let (since_seconds, store, name) = (1_700_000_000, StoreId([3; 16]), "bank".to_owned());
+        Entry { process: 7, since_seconds, store, name, states, choosing, sequence: 99 }
     }
 
     #[test]
     fn an_entry_survives_its_bytes_and_no_damage_passes() {
         let state = (CheckpointNumber(4), Generation(99));
-        for entry in [entry(None), entry(Some(Vec::new())), entry(Some(vec![state; 5]))] {
+        for entry in [entry(Vec::new(), true), entry(Vec::new(), false), entry(vec![state; 5], true)] {
             let mut bytes = entry.encode();
             assert_eq!(Entry::decode(&bytes), Some(entry.clone()));
             bytes.extend_from_slice(b"what a longer entry left");

@@ -107,6 +107,11 @@ impl Folder {
 
     /// The paths of the readers' files; none if the folder is gone.
     pub(super) fn readers(&self) -> io::Result<Vec<PathBuf>> {
+        self.files(READER)
+    }
+
+    /// The paths of the files whose names begin so; none if the folder is gone.
+    pub(super) fn files(&self, stem: &str) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
             entries => entries?,
@@ -114,7 +119,7 @@ impl Folder {
         let mut paths = Vec::new();
         for entry in entries {
             let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(READER.as_bytes()) {
+            if entry.file_name().as_encoded_bytes().starts_with(stem.as_bytes()) {
                 paths.push(entry.path());
             }
         }

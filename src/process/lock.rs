@@ -6,9 +6,12 @@
 //! The calls of `fs2` are written in full, here and nowhere else: `File` has methods of the same names since Rust 1.89,
 //! newer than the oldest Rust this crate supports.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::disk::FileDisk;
@@ -18,6 +21,10 @@ use crate::error::{Error, Result};
 const INSTANT: Duration = Duration::from_millis(1);
 const INSTANTS: u32 = 16;
 
+/// The writer's locks that this process has, by process, device and file: to tell a second open here from one elsewhere.
+/// (The process is part of it since a child of a fork inherits the list, and not what it stands for.)
+static WRITERS_HERE: Mutex<BTreeSet<(u32, u64, u64)>> = Mutex::new(BTreeSet::new());
+
 /// A lock on a file, held until this is dropped.
 #[derive(Debug)]
 pub struct FileLock {
@@ -25,6 +32,8 @@ pub struct FileLock {
     file: File,
     path: PathBuf,
     process: u32,
+    /// What it is listed as, if it is a writer's.
+    listed: Option<(u32, u64, u64)>,
 }
 
 impl FileLock {
@@ -32,17 +41,31 @@ impl FileLock {
     /// the other kind for an instant; that is waited for, a few milliseconds in all.
     ///
     /// # Errors
-    /// [`Locked`](Error::Locked) if another writer has one, [`LockedByReaders`](Error::LockedByReaders) if readers have,
-    /// in this process or elsewhere; [`Io`](Error::Io) if the file system has no locks.
+    /// [`OpenedTwice`](Error::OpenedTwice) if a writer in this process has one, [`Locked`](Error::Locked) if one
+    /// elsewhere has, [`LockedByReaders`](Error::LockedByReaders) if readers have, in this process or elsewhere;
+    /// [`Io`](Error::Io) if the file system has no locks.
     pub fn exclusive(disk: &FileDisk) -> Result<Self> {
+        let path = || crate::disk::Disk::path(disk).to_owned();
+        let metadata = disk.file().metadata();
+        let metadata =
+            metadata.map_err(|source| Error::Io { operation: "stat", path: path(), offset: None, source })?;
+        let listed = (std::process::id(), metadata.dev(), metadata.ino());
         for _ in 0..INSTANTS {
             match Self::lock(disk, fs2::FileExt::try_lock_exclusive) {
+                Ok(mut lock) => {
+                    writers_here(|writers| writers.insert(listed));
+                    lock.listed = Some(listed);
+                    return Ok(lock);
+                }
                 Err(Error::Locked { path }) => match Self::shared(disk) {
+                    Err(Error::Locked { .. }) if writers_here(|writers| writers.contains(&listed)) => {
+                        return Err(Error::OpenedTwice { path });
+                    }
                     Err(Error::Locked { .. }) => return Err(Error::Locked { path }),
                     Err(error) => return Err(error),
                     Ok(_) => std::thread::sleep(INSTANT),
                 },
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
         Err(Error::LockedByReaders { path: crate::disk::Disk::path(disk).to_owned() })
@@ -65,7 +88,7 @@ impl FileLock {
         let path = crate::disk::Disk::path(disk).to_owned();
         let result = disk.file().try_clone().and_then(|file| lock(&file).map(|()| file));
         match result {
-            Ok(file) => Ok(Self { file, path, process: std::process::id() }),
+            Ok(file) => Ok(Self { file, path, process: std::process::id(), listed: None }),
             Err(error) if is_contended(&error) => Err(Error::Locked { path }),
             Err(source) => Err(Error::Io { operation: "lock", path, offset: None, source }),
         }
@@ -80,8 +103,17 @@ impl Drop for FileLock {
         if std::process::id() != self.process {
             return;
         }
+        // Before it is free: whoever takes it then may list it again.
+        if let Some(listed) = self.listed {
+            writers_here(|writers| writers.remove(&listed));
+        }
         let _ = fs2::FileExt::unlock(&self.file);
     }
+}
+
+/// A panic while the list is locked leaves it whole.
+fn writers_here<T>(ask: impl FnOnce(&mut BTreeSet<(u32, u64, u64)>) -> T) -> T {
+    ask(&mut WRITERS_HERE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Whether the lock was free.
@@ -140,6 +172,13 @@ mod tests {
         }
     }
 
+    fn assert_opened_twice(result: Result<FileLock>, path: &Path) {
+        match result.unwrap_err() {
+            Error::OpenedTwice { path: named } => assert_eq!(named, path),
+            other => panic!("{other}"),
+        }
+    }
+
     #[test]
     fn a_second_writer_is_refused_by_any_name_of_the_file_until_the_first_is_gone() {
         let folder = tempfile::tempdir().unwrap();
@@ -152,7 +191,7 @@ mod tests {
         assert_eq!(lock.path(), path);
         for name in [&path, &link, &symbolic] {
             // Each says so, whatever it asked for.
-            assert_locked(FileLock::exclusive(&open(name, Access::ReadWrite)), name);
+            assert_opened_twice(FileLock::exclusive(&open(name, Access::ReadWrite)), name);
             assert_locked(FileLock::shared(&open(name, Access::ReadOnly)), name);
         }
         drop(lock);
@@ -180,6 +219,6 @@ mod tests {
         let _lock = FileLock::exclusive(&disk).unwrap();
         drop(open(&path, Access::ReadWrite));
         drop(disk);
-        assert_locked(FileLock::exclusive(&open(&path, Access::ReadWrite)), &path);
+        assert_opened_twice(FileLock::exclusive(&open(&path, Access::ReadWrite)), &path);
     }
 }

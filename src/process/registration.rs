@@ -70,7 +70,15 @@ impl Registration {
         let folder = Folder::of(store)?;
         let process = std::process::id();
         let since_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let entry = Entry { process, since_seconds, store: id, name: name.to_owned(), states: None };
+        let entry = Entry {
+            process,
+            since_seconds,
+            store: id,
+            name: name.to_owned(),
+            states: Vec::new(),
+            choosing: true,
+            sequence: 0,
+        };
         let place = take_place(&folder, &entry)?;
         Ok(Self { store: store.to_owned(), folder, process, entry, place, former: Vec::new(), session: None })
     }
@@ -86,12 +94,12 @@ impl Registration {
         }
     }
 
-    /// Pins everything, in place of what was pinned before.
+    /// Pins everything: what was pinned before, and whatever may be chosen from now on.
     ///
     /// # Errors
     /// [`Forked`](Error::Forked), [`Io`](Error::Io).
     pub fn pin_everything(&mut self) -> Result<()> {
-        self.say(None)
+        self.say(self.entry.states.clone(), true)
     }
 
     /// Pins these states and nothing else.
@@ -99,19 +107,18 @@ impl Registration {
     /// # Errors
     /// [`Forked`](Error::Forked), [`Io`](Error::Io); what was pinned before then still is.
     pub fn pin_states(&mut self, states: Vec<(CheckpointNumber, Generation)>) -> Result<()> {
-        self.say(Some(states))
+        self.say(states, false)
     }
 
-    fn say(&mut self, states: Option<Vec<(CheckpointNumber, Generation)>>) -> Result<()> {
+    fn say(&mut self, states: Vec<(CheckpointNumber, Generation)>, choosing: bool) -> Result<()> {
         self.check_process()?;
-        if self.entry.states == states {
+        if self.entry.states == states && self.entry.choosing == choosing {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.entry.states, states);
-        write_entry(&self.place.file, &self.entry).map_err(|source| {
-            self.entry.states = before;
-            self.folder.failed("write", source)
-        })
+        let entry = Entry { states, choosing, sequence: self.entry.sequence + 1, ..self.entry.clone() };
+        write_entry(&self.place.file, &entry).map_err(|source| self.folder.failed("write", source))?;
+        self.entry = entry;
+        Ok(())
     }
 
     /// What the writer says. What is pinned when this is called is known to the writer, whoever it is, before it
@@ -224,8 +231,10 @@ pub struct ReaderEntry {
     pub name: String,
     /// Seconds since 1970 when it came.
     pub since_seconds: u64,
-    /// The states it pins; `None`: everything.
-    pub states: Option<Vec<(CheckpointNumber, Generation)>>,
+    /// The states it pins.
+    pub states: Vec<(CheckpointNumber, Generation)>,
+    /// Whether it pins newer ones too, since it is about to choose another.
+    pub choosing: bool,
 }
 
 /// The readers beside the store at `store` that are alive, the oldest first. Changes nothing.
@@ -243,12 +252,12 @@ pub fn readers(store: &Path) -> Result<Vec<ReaderEntry>> {
             }
             let entry = super::writer::read_entry(&file)?;
             found.push(match entry {
-                Some(Entry { process, since_seconds, name, states, .. }) => {
-                    ReaderEntry { process, name, since_seconds, states }
+                Some(Entry { process, since_seconds, name, states, choosing, .. }) => {
+                    ReaderEntry { process, name, since_seconds, states, choosing }
                 }
                 None => {
                     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    ReaderEntry { process: 0, name, since_seconds: 0, states: None }
+                    ReaderEntry { process: 0, name, since_seconds: 0, states: Vec::new(), choosing: true }
                 }
             });
         }

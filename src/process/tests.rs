@@ -54,7 +54,15 @@ fn a_reader_is_heard_from_its_first_moment_to_its_last() {
     assert_eq!(pinned(&table), expected);
     assert!(table.pins().unwrap()[0].holder.contains("test"));
     reader.pin_everything().unwrap();
-    assert_eq!(pinned(&table), [Pinned::Everything]);
+    // Whatever it chooses is no older than what had been said before it was seen choosing.
+    let from = Pinned::From { base: CheckpointNumber(3), generation: Generation(17) };
+    assert_eq!(pinned(&table), [expected[0], expected[1], from]);
+    table.publish(state(4, 20)).unwrap();
+    assert_eq!(pinned(&table)[2], from, "it may have read that before");
+    reader.pin_states(vec![pair(4, 20)]).unwrap();
+    reader.pin_everything().unwrap();
+    let later = Pinned::From { base: CheckpointNumber(4), generation: Generation(20) };
+    assert_eq!(pinned(&table)[1], later, "it is choosing anew, though it was never seen otherwise");
     let listed = readers(&path).unwrap();
     assert_eq!((listed.len(), listed[0].name.as_str(), listed[0].process), (1, "test", std::process::id()));
     drop(reader);

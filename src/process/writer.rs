@@ -18,6 +18,9 @@ use crate::error::Result;
 /// cost system calls that a commit should not pay; what is noticed later is held longer, and that is all.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What the writer's file is called before it is the writer's.
+const NEW_WRITER: &str = "new-writer-";
+
 /// Reading a reader's file again, before it is taken for damaged.
 const ATTEMPTS: u32 = 4;
 
@@ -34,6 +37,8 @@ struct Inner {
     session: Session,
     sequence: u64,
     told: Option<PublishedState>,
+    /// What had been told when the readers were last looked at.
+    looked_at: Option<PublishedState>,
     known: Vec<Known>,
     looked: Instant,
     /// The folder was taken away while there may have been readers in it that were never seen.
@@ -55,6 +60,17 @@ struct Known {
     file: File,
     id: FileId,
     path: PathBuf,
+    /// Since when it is choosing, if it was when it was last looked at.
+    choosing: Option<Choosing>,
+    /// What it had said then.
+    sequence: Option<u64>,
+}
+
+/// A reader that is about to choose a state.
+#[derive(Clone, Copy, Debug)]
+struct Choosing {
+    /// What had been published before it was: it will choose that or something newer.
+    since: Option<PublishedState>,
 }
 
 impl WriterTable {
@@ -68,8 +84,15 @@ impl WriterTable {
         Folder::check_only_name(store)?;
         let folder = Folder::of(store)?;
         let session = begin(&folder, None).map_err(|source| folder.failed("open", source))?;
-        let inner =
-            Inner { session, sequence: 0, told: None, known: Vec::new(), looked: Instant::now(), unseen: false };
+        let inner = Inner {
+            session,
+            sequence: 0,
+            told: None,
+            looked_at: None,
+            known: Vec::new(),
+            looked: Instant::now(),
+            unseen: false,
+        };
         let table = Self { folder, inner: Mutex::new(inner) };
         table.lock().look_through(&table.folder).map_err(|source| table.folder.failed("read", source))?;
         Ok(table)
@@ -117,9 +140,10 @@ impl Inner {
             self.forget_the_dead()?;
         }
         let mut pins = Vec::new();
-        for known in &self.known {
-            known.pins(&mut pins)?;
+        for known in &mut self.known {
+            known.pins(self.looked_at, &mut pins)?;
         }
+        self.looked_at = self.told;
         if self.unseen {
             let holder = "a reader whose file was taken out of the side folder".to_owned();
             pins.push(ReaderPin { pinned: Pinned::Everything, holder });
@@ -145,7 +169,7 @@ impl Inner {
                 continue;
             }
             match lock::try_exclusive(&file)? {
-                Taken::No => self.known.push(Known { file, id, path }),
+                Taken::No => self.known.push(Known { file, id, path, choosing: None, sequence: None }),
                 Taken::Yes => sweep(&path, id)?,
             }
         }
@@ -169,17 +193,27 @@ impl Inner {
 }
 
 impl Known {
-    /// Adds what the reader pins: everything, as long as what it says cannot be read.
-    fn pins(&self, pins: &mut Vec<ReaderPin>) -> io::Result<()> {
-        match read_entry(&self.file)? {
-            Some(entry) => {
-                let holder = entry.holder();
-                pins.extend(entry.pinned().into_iter().map(|pinned| ReaderPin { pinned, holder: holder.clone() }));
-            }
-            None => {
-                let holder = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                pins.push(ReaderPin { pinned: Pinned::Everything, holder });
-            }
+    /// Adds what the reader pins: everything, as long as what it says cannot be read. `before` is what had been
+    /// published when it was last looked at.
+    fn pins(&mut self, before: Option<PublishedState>, pins: &mut Vec<ReaderPin>) -> io::Result<()> {
+        let Some(entry) = read_entry(&self.file)? else {
+            self.sequence = None;
+            let holder = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            pins.push(ReaderPin { pinned: Pinned::Everything, holder });
+            return Ok(());
+        };
+        let holder = entry.holder();
+        for (base, generation) in entry.states {
+            pins.push(ReaderPin { pinned: Pinned::State { base, generation }, holder: holder.clone() });
+        }
+        // It said this after it was last looked at, so after `before` had been published.
+        if self.sequence != Some(entry.sequence) {
+            self.choosing = entry.choosing.then_some(Choosing { since: before });
+            self.sequence = Some(entry.sequence);
+        }
+        if let Some(Choosing { since }) = self.choosing {
+            let from = |since: PublishedState| Pinned::From { base: since.base, generation: since.synced };
+            pins.push(ReaderPin { pinned: since.map_or(Pinned::Everything, from), holder });
         }
         Ok(())
     }
@@ -209,7 +243,7 @@ fn begin(folder: &Folder, told: Option<(u64, PublishedState)>) -> io::Result<Ses
             other => io::Error::other(other),
         })?;
         // A writer that is closing may remove the folder at any time.
-        let (file, path) = match folder.create_unique("new-writer-") {
+        let (file, path) = match folder.create_unique(NEW_WRITER) {
             Err(error) if is_absent(&error) => continue,
             other => other?,
         };
@@ -222,6 +256,13 @@ fn begin(folder: &Folder, told: Option<(u64, PublishedState)>) -> io::Result<Ses
         match fs::rename(&path, folder.writer()) {
             Err(error) if is_absent(&error) => continue,
             other => other?,
+        }
+        // What writers left that were killed a moment before.
+        for left in folder.files(NEW_WRITER)? {
+            match fs::remove_file(left) {
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
         }
         let id = FileId::of(&file.metadata()?);
         return Ok(Session { file, id, heard: BELL_START });

@@ -22,8 +22,9 @@
 //! | --- | --- |
 //! | who may open how | `open.rs` |
 //! | refresh | `refresh.rs` |
-//! | reading | `view.rs`; from the mapping: `mapped.rs`, `table.rs` |
+//! | reading | `view.rs`; in frames: `frames.rs`; from the mapping: `mapped.rs`, `table.rs` |
 
+mod frames;
 mod mapped;
 mod open;
 mod options;
@@ -36,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use options::{ReaderOptions, Writers};
-pub use view::{ReaderPage, ReaderScope, ReaderView};
+pub use view::{ReaderScope, ReaderView};
 
 use crate::disk::FileDisk;
 use crate::error::{Error, Result};
@@ -44,10 +45,9 @@ use crate::format::CatalogueEntry;
 use crate::id::{Generation, Incarnation};
 use crate::map::Nodes;
 use crate::memory::ForkMark;
-use crate::pager::cache::Cache;
-use crate::pager::read::Source;
 use crate::process::{FileLock, Registration};
 use crate::store::{FollowLimit, Follower, Pinned, Published};
+use frames::Frames;
 use mapped::Mapped;
 
 /// A store that is open for reading: there is nothing here to write with. Clones are handles of the same one.
@@ -108,7 +108,7 @@ struct Shared {
     standing: Standing,
     published: Arc<Published>,
     nodes: Arc<Nodes>,
-    cache: Cache,
+    frames: Frames,
     mapped: Option<Mapped>,
     fork: ForkMark,
     inner: Mutex<Inner>,
@@ -196,10 +196,6 @@ impl Shared {
             true => Ok(()),
             false => Err(Error::Forked { path: self.path.clone() }),
         }
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source { nodes: &self.nodes, cache: &self.cache }
     }
 
     /// A panic of another thread leaves what it was about to replace.

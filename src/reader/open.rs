@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::frames::Frames;
 use super::mapped::Mapped;
 use super::options::{ReaderOptions, Writers};
 use super::{Inner, ReadOnlyPager, Shared, Standing};
+use crate::buffer::BufferManager;
 use crate::disk::{Access, Caching, Disk, FileDisk};
 use crate::error::{Error, Result};
 use crate::memory::ForkMark;
-use crate::pager::cache::Cache;
 use crate::process::{FileLock, Registration, Told};
 use crate::store::{FollowLimit, Follower, store_id};
 
@@ -36,7 +37,8 @@ impl ReadOnlyPager {
     /// `Io` if there is no such file, or it may not be read; `NotAFile`, `NotAStore`, `IncompleteCreate`,
     /// `UnsupportedVersion`, `UnsupportedFeatures`, `WrongApplication`; `Locked` if a writer has it and the reader
     /// would keep writers out; `WriterSilent` if a writer has it and does not say, within the options' patience, what
-    /// may be read; `SideFolder` if the file has several names; `Corrupt` if something durable is damaged or missing.
+    /// may be read; `SideFolder` if the file has several names; `BudgetTooSmall`;
+    /// `Corrupt` if something durable is damaged or missing.
     pub fn open(path: impl AsRef<Path>, options: &ReaderOptions) -> Result<Self> {
         Self::with(path.as_ref(), options, Way::Frames)
     }
@@ -84,6 +86,10 @@ impl ReadOnlyPager {
                 (standing, open(FollowLimit::Tail)?.ok_or_else(moved)?, None, FollowLimit::Tail)
             }
         };
+        let buffer = match &options.buffer {
+            Some(shared) => shared.clone(),
+            None => BufferManager::new(options.memory_bytes)?,
+        };
         let published = Arc::clone(follower.published());
         let head = published.pin();
         let mapped = match way {
@@ -99,7 +105,7 @@ impl ReadOnlyPager {
             standing,
             nodes: Arc::clone(inner.follower.nodes()),
             published,
-            cache: Cache::new(options.memory_bytes),
+            frames: Frames::new(&buffer, inner.follower.nodes(), &inner.head)?,
             mapped,
             fork: ForkMark::new(),
             inner: Mutex::new(inner),

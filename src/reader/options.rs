@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::buffer::BufferManager;
+
 /// Bytes that a decoded node of a tree takes in memory, about.
 const NODE_MEMORY_BYTES: usize = 7 << 10;
 
@@ -24,6 +26,7 @@ pub enum Writers {
 #[derive(Clone, Debug)]
 pub struct ReaderOptions {
     pub(super) memory_bytes: usize,
+    pub(super) buffer: Option<BufferManager>,
     pub(super) cached_nodes: usize,
     pub(super) application_id: u32,
     pub(super) writers: Writers,
@@ -35,6 +38,7 @@ impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,
+            buffer: None,
             cached_nodes: 16 << 10,
             application_id: 0,
             writers: Writers::default(),
@@ -50,10 +54,16 @@ impl ReaderOptions {
         Self::default()
     }
 
-    /// How many bytes of page buffers may be kept (default 64 MiB). A page that is larger can be read in parts only,
-    /// unless it is read from a mapping.
+    /// How many bytes of pages may be kept in a buffer of the reader's own (default 64 MiB, at least 1 MiB). A page that
+    /// is larger can be read in parts only, unless it is read from a mapping.
     pub fn memory(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
+        self
+    }
+
+    /// A buffer that is shared with other stores, in place of one of the reader's own.
+    pub fn buffer(mut self, buffer: &BufferManager) -> Self {
+        self.buffer = Some(buffer.clone());
         self
     }
 

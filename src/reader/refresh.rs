@@ -4,7 +4,7 @@ use super::open::{PATIENT, limit_of};
 use super::{Inner, ReadOnlyPager, Refreshed, Shared};
 use crate::error::{Error, Result};
 use crate::process::Told;
-use crate::store::{Changed, FollowLimit, Followed};
+use crate::store::{FollowLimit, Followed};
 
 impl ReadOnlyPager {
     /// Looks for a newer state, and shows it from now on. Views stay as they are. Costs next to nothing if there is
@@ -68,14 +68,14 @@ impl Shared {
     }
 
     fn show(&self, inner: &mut Inner, followed: Followed) {
-        if let Some(mapped) = &self.mapped {
-            let since = followed.state.generation;
-            match &followed.changed {
-                Changed::Pages(pages) => mapped.forget(pages, since),
-                Changed::Anything => mapped.forget_all(since),
-            }
+        let Followed { state, changed } = followed;
+        self.frames.change(&state, &changed.pages);
+        match &self.mapped {
+            Some(mapped) if changed.any_may_have_moved => mapped.forget_all(state.generation),
+            Some(mapped) => mapped.forget(&changed.pages, state.generation),
+            None => {}
         }
-        inner.follower.show(followed.state);
+        inner.follower.show(state);
         inner.head = self.published.pin();
     }
 }

@@ -1,12 +1,12 @@
 //! Views of a reader: a committed state, held in the side folder too.
 
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Shared;
+use super::frames::At;
+use crate::buffer::{ReadState, Scope};
 use crate::error::Result;
-use crate::format::BlockPointer;
 use crate::id::{Block, CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
 use crate::pager::Read;
 use crate::pager::read::{PageGuard, check_range, next_committed, parts};
@@ -60,8 +60,13 @@ impl ReaderView {
     /// # Errors
     /// Those of `read`; `Forked`.
     pub fn scope<R>(&self, mut read: impl FnMut(&ReaderScope<'_>) -> Result<R>) -> Result<R> {
-        self.shared().check_process()?;
-        read(&ReaderScope { view: self })
+        let shared = self.shared();
+        shared.check_process()?;
+        shared.frames.pages().scope(&self.at(), |frames| read(&ReaderScope { view: self, frames }))
+    }
+
+    fn at(&self) -> At<'_> {
+        At { state: &self.pinned, nodes: &self.shared().nodes }
     }
 
     /// Where the page lies in the map, if it is known to be right there.
@@ -77,30 +82,33 @@ impl ReaderView {
         mapped.at(mapped.known(page, self.pinned.generation)?, page.class().page_bytes())
     }
 
-    /// The page's pointer, and the page where it is mapped, if it can be read there.
-    fn look_up(&self, page: PageId) -> Result<(BlockPointer, Option<&[u8]>)> {
-        let pointer = self.shared().source().pointer(&self.pinned, page)?;
+    /// The page where it is mapped, if it is found to be right there.
+    fn found_in_map(&self, page: PageId) -> Result<Option<(Block, &[u8])>> {
         let Some(mapped) = self.shared().mapped.as_ref().filter(|_| !page.class().is_chunked()) else {
-            return Ok((pointer, None));
+            return Ok(None);
         };
+        let pointer = self.at().pointer(page)?;
         let bytes = mapped.verified(page, &pointer);
         if bytes.is_some() {
             mapped.remember(page, &pointer, self.pinned.generation);
         }
-        Ok((pointer, bytes))
+        Ok(bytes.map(|bytes| (pointer.address, bytes)))
     }
 
-    fn chunk_part(&self, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
-        let source = self.shared().source();
-        let Some(mapped) = self.shared().mapped.as_ref().filter(|_| pointer.is_indirect()) else {
-            return source.part(page, pointer, offset, target);
-        };
+    fn read_chunks(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
+        let shared = self.shared();
+        let pointer = self.at().pointer(page)?;
         for part in parts(offset, target.len()) {
             let target = &mut target[part.at..part.at + part.length];
-            let chunk = PageReader::new(source.nodes).chunk(page, pointer, part.chunk)?;
-            match mapped.verified(page, &chunk) {
-                Some(bytes) => target.copy_from_slice(&bytes[part.start..part.start + part.length]),
-                None => source.part(page, pointer, offset + part.at as u64, target)?,
+            let range = part.start..part.start + part.length;
+            let chunk = PageReader::new(&shared.nodes).chunk(page, &pointer, part.chunk)?;
+            if let Some(bytes) = shared.mapped.as_ref().and_then(|mapped| mapped.verified(page, &chunk)) {
+                target.copy_from_slice(&bytes[range]);
+                continue;
+            }
+            match shared.frames.chunk(page, &chunk)? {
+                Some(bytes) => target.copy_from_slice(&bytes[range]),
+                None => target.fill(0),
             }
         }
         Ok(())
@@ -114,13 +122,10 @@ impl Read for ReaderView {
         if let Some(block) = self.place_in_map(page) {
             return Ok(lent(block));
         }
-        let (pointer, bytes) = self.look_up(page)?;
-        if bytes.is_some() {
-            return Ok(lent(pointer.address));
+        match self.found_in_map(page)? {
+            Some((block, _)) => Ok(lent(block)),
+            None => Ok(PageGuard::lent(page, Arc::new(self.shared().frames.pages().page(&self.at(), page)?))),
         }
-        let source = self.shared().source();
-        source.check_budget(page)?;
-        Ok(PageGuard::new(page, source.whole(page, &pointer)?))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
@@ -131,13 +136,14 @@ impl Read for ReaderView {
             target.copy_from_slice(&bytes[range]);
             return Ok(());
         }
-        match self.look_up(page)? {
-            (_, Some(bytes)) => {
-                target.copy_from_slice(&bytes[range]);
-                Ok(())
-            }
-            (pointer, None) => self.chunk_part(page, &pointer, offset, target),
+        if page.class().is_chunked() {
+            return self.read_chunks(page, offset, target);
         }
+        match self.found_in_map(page)? {
+            Some((_, bytes)) => target.copy_from_slice(&bytes[range]),
+            None => target.copy_from_slice(&self.shared().frames.pages().page(&self.at(), page)?[range]),
+        }
+        Ok(())
     }
 
     fn contains(&self, page: PageId) -> Result<bool> {
@@ -183,54 +189,23 @@ impl AsRef<[u8]> for Lent {
 #[derive(Debug)]
 pub struct ReaderScope<'a> {
     view: &'a ReaderView,
-}
-
-/// A page's bytes within a [`ReaderView::scope`].
-#[derive(Debug)]
-pub struct ReaderPage<'a> {
-    bytes: Bytes<'a>,
-}
-
-#[derive(Debug)]
-enum Bytes<'a> {
-    Mapped(&'a [u8]),
-    Guard(PageGuard),
+    frames: &'a Scope<'a, At<'a>>,
 }
 
 impl ReaderScope<'_> {
     /// The whole page.
     ///
     /// # Errors
-    /// As [`Read::page`].
+    /// As [`Read::page`]; also if the page is not in memory: pass the error on, and the scope runs again.
     #[inline]
-    pub fn page(&self, page: PageId) -> Result<ReaderPage<'_>> {
+    pub fn page(&self, page: PageId) -> Result<&[u8]> {
         match self.view.in_map(page) {
-            Some(bytes) => Ok(ReaderPage { bytes: Bytes::Mapped(bytes) }),
-            None => self.slow_page(page),
-        }
-    }
-
-    fn slow_page(&self, page: PageId) -> Result<ReaderPage<'_>> {
-        let bytes = match self.view.shared().mapped.is_some() {
-            true => self.view.look_up(page)?.1,
-            false => None,
-        };
-        let bytes = match bytes {
-            Some(bytes) => Bytes::Mapped(bytes),
-            None => Bytes::Guard(self.view.page(page)?),
-        };
-        Ok(ReaderPage { bytes })
-    }
-}
-
-impl Deref for ReaderPage<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(bytes) => bytes,
-            Bytes::Guard(guard) => guard,
+            Some(bytes) => Ok(bytes),
+            None if self.view.shared().mapped.is_none() => self.frames.page(page),
+            None => match self.view.found_in_map(page)? {
+                Some((_, bytes)) => Ok(bytes),
+                None => self.frames.page(page),
+            },
         }
     }
 }

@@ -3,10 +3,10 @@
 //! Encoding is the caller's work, on the caller's threads and before the store is locked ([`Content::encode`]): the store
 //! takes what it is given, and pointers say how it is stored. Nothing in the file says how the next page will be.
 //!
-//! - **C5** Before the first record that names a codec is written, the codec's bit is durable in both copies of the
+//! - **Z5** Before the first record that names a codec is written, the codec's bit is durable in both copies of the
 //!   newest superblock ([`Store::permit_codecs`]); every later superblock has it too. So a build that does not have the
 //!   codec refuses the store, and never takes a record for the end of the log.
-//! - **C6** While a checkpoint runs, no bit is added, since the checkpoint's superblock is made already: what needs one is
+//! - **Z6** While a checkpoint runs, no bit is added, since the checkpoint's superblock is made already: what needs one is
 //!   stored as it is meanwhile. (Encoded bytes without the page behind them come from the store itself, which has the
 //!   bit.)
 
@@ -102,7 +102,7 @@ impl Store {
         Ok(self.folded.features_incompatible)
     }
 
-    /// Replay: a superblock older than the one that had the bit first leads to a record that needs it (C5).
+    /// Replay: a superblock older than the one that had the bit first leads to a record that needs it (Z5).
     pub(super) fn permit_replayed(&mut self, entries: &[Entry]) {
         for entry in entries {
             if let Entry::Set { new, .. } | Entry::Move { new, .. } | Entry::Stored { new, .. } = entry {

@@ -24,9 +24,9 @@ use super::{Medium, Published, State};
 use crate::disk::Disk;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{BlockPointer, DeferredEntry, DeferredKind, Entry, Superblock};
-use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, StoreId};
+use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass, StoreId};
 use crate::log::{FoundRecord, LogStart, Scanner};
-use crate::map::Nodes;
+use crate::map::{Nodes, diff};
 use crate::process::PublishedState;
 
 /// How far a follower may go.
@@ -52,13 +52,13 @@ pub struct Followed {
     pub changed: Changed,
 }
 
-/// What differs from the state before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// At most these pages, and the header.
-    Pages(Vec<PageId>),
-    /// It is not known: anything.
-    Anything,
+/// What differs from the state before, besides the header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// The pages whose bytes differ, or that were moved; perhaps others too.
+    pub pages: Vec<PageId>,
+    /// Any page may lie elsewhere than before, with the same bytes.
+    pub any_may_have_moved: bool,
 }
 
 /// The states of a store, one after the other. See the module.
@@ -178,8 +178,9 @@ impl Follower {
                 let Some((stand, state)) = begun.filter(|(_, state)| state.generation >= before.generation) else {
                     return Ok(None);
                 };
+                let pages = differing(&self.nodes, &before, &state)?;
                 self.stand = stand;
-                return Ok(Some(Followed { state, changed: Changed::Anything }));
+                return Ok(Some(Followed { state, changed: Changed { pages, any_may_have_moved: true } }));
             }
             (Ok(_), None) => return Ok(None),
             (Err(error), _) => return Err(error),
@@ -200,7 +201,7 @@ impl Follower {
             state = stand.fold_and_notes(&self.medium, &self.nodes)?;
         }
         self.stand = stand;
-        Ok(Some(Followed { state, changed: Changed::Pages(pages) }))
+        Ok(Some(Followed { state, changed: Changed { pages, any_may_have_moved: false } }))
     }
 
     /// Makes a state that was found the one that is shown.
@@ -261,6 +262,18 @@ fn candidates(slots: &[Superblock], limit: FollowLimit) -> impl Iterator<Item = 
         FollowLimit::Published(told) => slot.checkpoint == told.base && slot.store == told.store,
         FollowLimit::Durable(_) | FollowLimit::Tail => true,
     })
+}
+
+/// The pages whose bytes differ between two states, by their trees: in proportion to how many there are.
+fn differing(nodes: &Nodes, before: &State, after: &State) -> Result<Vec<PageId>> {
+    let mut pages = Vec::new();
+    for (class, (before, after)) in SizeClass::all().zip(before.maps.iter().zip(after.maps.iter())) {
+        diff(nodes, before, after, &mut |difference| {
+            pages.extend(PageId::new(class, difference.position));
+            Ok(())
+        })?;
+    }
+    Ok(pages)
 }
 
 /// Whether these records lead from `generation` to the fold of a newer superblock at least.

@@ -14,7 +14,7 @@ use super::{Maps, Medium, OnDisk, Settings};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
     CatalogueEntry, DEFERRED_PER_BLOCK, EntryKind, FEATURES_INCOMPATIBLE_KNOWN, FEATURES_READ_COMPATIBLE_KNOWN,
-    NodeKind, SUPERBLOCK_BLOCKS, Superblock, TreeRoot, VERSION, decode_deferred, slot_blocks,
+    FIRST_FREE_BLOCK, NodeKind, SUPERBLOCK_BLOCKS, Superblock, TreeRoot, VERSION, decode_deferred, slot_blocks,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, SizeClass};
 use crate::map::{Nodes, Shape, Tree};
@@ -84,9 +84,15 @@ pub(super) fn read_superblocks(medium: &Medium) -> Result<Superblocks> {
     }
 }
 
-/// No superblock is valid.
+/// No superblock is valid: the file was cut, or they are damaged.
 pub(super) fn no_superblock(medium: &Medium) -> Error {
     let (path, offset) = (medium.path().into(), SUPERBLOCK_BLOCKS[0] * BLOCK_BYTES);
+    if let Ok(file_bytes) = medium.length_bytes()
+        && file_bytes < FIRST_FREE_BLOCK * BLOCK_BYTES
+    {
+        let (fault, offset) = (Fault::Truncated { file_bytes }, file_bytes);
+        return Corruption { path, structure: Structure::File, page: None, offset, fault }.into();
+    }
     Corruption { path, structure: Structure::Superblock, page: None, offset, fault: Fault::NoSuperblock }.into()
 }
 

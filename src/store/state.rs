@@ -231,6 +231,8 @@ impl Drop for Pinned {
 pub(super) struct Pins {
     pub(super) generations: Vec<Generation>,
     pub(super) bases: Vec<CheckpointNumber>,
+    /// All states from these on are held too: somebody is about to choose one of them.
+    pub(super) from: Option<(CheckpointNumber, Generation)>,
 }
 
 impl Pins {
@@ -241,6 +243,21 @@ impl Pins {
         if let Err(index) = self.bases.binary_search(&base) {
             self.bases.insert(index, base);
         }
+    }
+
+    pub(super) fn add_from(&mut self, base: CheckpointNumber, generation: Generation) {
+        let (old_base, old_generation) = self.from.unwrap_or((base, generation));
+        self.from = Some((base.min(old_base), generation.min(old_generation)));
+    }
+
+    /// Whether what died at `death` may be reached by a state that somebody is about to choose.
+    pub(super) fn may_choose_before(&self, death: Generation) -> bool {
+        self.from.is_some_and(|(_, generation)| generation < death)
+    }
+
+    /// Whether a checkpoint before `replaced` may be chosen as base.
+    pub(super) fn may_stand_before(&self, replaced: CheckpointNumber) -> bool {
+        self.from.is_some_and(|(base, _)| base < replaced)
     }
 
     /// The youngest generation that is held from `birth` on and before `death`.

@@ -1,7 +1,11 @@
 //! What readers see beside a writer. All in one process: locks and files do not know the difference.
 
 use std::fs;
+use std::sync::Arc;
 
+use vellum::disk::{Access, Caching, Disk, FileDisk};
+use vellum::process::Registration;
+use vellum::store::store_id;
 use vellum::{
     Durability, Error, Generation, Options, Pager, Read, ReaderOptions, Readers, SizeClass, Standing, Writers,
 };
@@ -161,13 +165,43 @@ fn what_readers_held_is_free_when_they_are_gone() {
     fill(&pager, &pages[..1], 3);
     let held = pager.stats().status.deferred_extents;
     assert!(held > 0);
-    let states = vellum::process::readers(&path).unwrap()[0].states.clone().unwrap();
+    let states = vellum::process::readers(&path).unwrap()[0].states.clone();
     let bytes = reader.bytes_held(&states).unwrap();
     assert_eq!(states.len(), 2);
     assert!(bytes >= 500 * 4096, "{states:?} {bytes}");
     drop(view);
     fill(&pager, &pages[..1], 4);
     assert!(pager.stats().status.deferred_extents < held);
+}
+
+#[test]
+fn one_who_is_choosing_holds_what_died_since_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let pager = Pager::create(&path, &busy()).unwrap();
+    let pages = allocate(&pager, SMALL, 300);
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&path, Access::ReadOnly, Caching::Buffered).unwrap());
+    let mut slow = Registration::open(&path, store_id(&disk).unwrap(), "slow").unwrap();
+    slow.told().unwrap();
+    slow.pin_states(Vec::new()).unwrap();
+    let dead = || pager.stats().status.deferred_extents;
+    (1..5).for_each(|byte| fill(&pager, &pages, byte));
+    let usual = dead();
+    for _ in 0..3 {
+        // Stopped here, for as long as it takes to commit four times.
+        slow.pin_everything().unwrap();
+        (5..9).for_each(|byte| fill(&pager, &pages, byte));
+        let held = dead();
+        assert!((usual + 600..usual + 1500).contains(&held), "{usual} and {held}");
+        // It chose, and is choosing again before the writer looks: it may have chosen what died since it was seen, no more.
+        slow.pin_states(Vec::new()).unwrap();
+        slow.pin_everything().unwrap();
+        (1..3).for_each(|_| fill(&pager, &pages[..1], 1));
+        assert!(dead() < held - 600, "{} of {held}", dead());
+        slow.pin_states(Vec::new()).unwrap();
+        (1..3).for_each(|_| fill(&pager, &pages[..1], 1));
+        assert!(dead() <= usual + 10, "{} and {usual}", dead());
+    }
 }
 
 #[test]

@@ -84,6 +84,7 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NOT_A_STORE,
         Error::NotAStore { .. } | Error::IncompleteCreate { .. } | Error::NotAFile { .. } => Exit::NOT_A_STORE,
         Error::Locked { .. }
+        | Error::OpenedTwice { .. }
         | Error::LockedByReaders { .. }
         | Error::WriterSilent { .. }
         | Error::ReaderAhead { .. }
@@ -113,7 +114,7 @@ fn advice(error: &Error) -> &'static str {
         Error::ReaderAhead { .. } => "stop that reader, then open the store again",
         Error::SideFolder { .. } => "give the store's file one name only",
         Error::WriterSilent { .. } => "try again when its writer has recovered it, or is gone",
-        Error::Locked { .. } | Error::LockedByReaders { .. } | Error::Busy => {
+        Error::Locked { .. } | Error::OpenedTwice { .. } | Error::LockedByReaders { .. } | Error::Busy => {
             "wait until the other process is done with it, or stop that one"
         }
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeatures { .. } => "use a newer vellum",

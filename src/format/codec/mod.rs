@@ -5,12 +5,12 @@
 //!
 //! One more codec is one file beside this one, and one line of [`BUILT_IN`].
 //!
-//! - **C1** Decoding fills exactly one buffer, which the caller made as long as the page. Nothing is allocated by what
+//! - **Z1** Decoding fills exactly one buffer, which the caller made as long as the page. Nothing is allocated by what
 //!   the bytes say: a context of a codec's own has a size of its own.
-//! - **C2** Bytes that do not decode to exactly the buffer's length are a [`Fault`], and leave the buffer all zero, so
+//! - **Z2** Bytes that do not decode to exactly the buffer's length are a [`Fault`], and leave the buffer all zero, so
 //!   that nothing stale or half decoded is taken for a page.
-//! - **C3** Encoding is a function of page, codec and level: the same on every thread, whatever the thread did before.
-//! - **C4** A number that ever stood for a codec never stands for another. Its bit among the incompatible features of the
+//! - **Z3** Encoding is a function of page, codec and level: the same on every thread, whatever the thread did before.
+//! - **Z4** A number that ever stood for a codec never stands for another. Its bit among the incompatible features of the
 //!   superblock is set, durably, before the first pointer names it: a build without the codec refuses the store.
 //!
 //! Thread rules: any thread; contexts that are worth keeping are kept per thread.
@@ -63,7 +63,7 @@ pub trait Codec: Sync + fmt::Debug {
     /// the encoded page has; `None` if it cannot be encoded in `limit` bytes, or for want of memory.
     fn encode(&self, page: &[u8], level: i32, limit: usize, target: &mut Vec<u8>) -> Option<usize>;
 
-    /// Decodes into `target` (C1), and returns how many bytes of it were filled.
+    /// Decodes into `target` (Z1), and returns how many bytes of it were filled.
     ///
     /// # Errors
     /// Why it cannot be done, in words.
@@ -108,7 +108,7 @@ impl CodecId {
         [Self::NULL, Self::ZERO, Self::RAW].into_iter().chain(BUILT_IN.iter().map(|built_in| built_in.id))
     }
 
-    /// The bit among the incompatible features of a store in which a pointer names this codec (C4); 0 for those that
+    /// The bit among the incompatible features of a store in which a pointer names this codec (Z4); 0 for those that
     /// every reader knows.
     pub const fn feature(self) -> u64 {
         match self.0 <= Self::RAW.0 {
@@ -156,7 +156,7 @@ pub const fn encoded_limit(page_bytes: usize) -> usize {
     page_bytes.saturating_sub(BLOCK_LENGTH)
 }
 
-/// Decodes `stored` into `target`, which is as long as the page (or chunk). See C1 and C2.
+/// Decodes `stored` into `target`, which is as long as the page (or chunk). See Z1 and Z2.
 ///
 /// # Errors
 /// `Field` for a length that cannot be, `Undecodable`, `UnknownCodec`.

@@ -2,7 +2,7 @@
 //! encode, so each thread keeps one of either kind.
 //!
 //! A frame can ask for a window of gigabytes. Decoding in one step into the page's own buffer needs no window, and the
-//! context for that has a fixed size (C1).
+//! context for that has a fixed size (Z1).
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;

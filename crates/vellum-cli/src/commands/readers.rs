@@ -30,9 +30,10 @@ struct Reader {
     name: String,
     /// `null` where the reader's file cannot be read.
     since: Option<String>,
-    /// `null` while it is choosing a state, and holds everything.
-    states: Option<Vec<State>>,
-    /// What it keeps from being used again; `null` where it is not known.
+    states: Vec<State>,
+    /// It is about to choose another state, and holds all newer ones.
+    choosing: bool,
+    /// What its states keep from being used again; `null` where it is not known.
     held_bytes: Option<u64>,
 }
 
@@ -60,8 +61,7 @@ impl Arguments {
             output.warn(format_args!("what they hold is not known: {error}"));
         }
         for reader in &readers {
-            let held = |states: &Vec<_>| own.as_ref().ok()?.bytes_held(states).ok();
-            let held_bytes = reader.states.as_ref().and_then(held);
+            let held_bytes = own.as_ref().ok().and_then(|own| own.bytes_held(&reader.states).ok());
             self.tell(output, reader, held_bytes)?;
         }
         Ok(Exit::DONE)
@@ -70,23 +70,22 @@ impl Arguments {
     fn tell(&self, output: &Output, reader: &ReaderEntry, held_bytes: Option<u64>) -> Result<()> {
         let since =
             (reader.since_seconds > 0).then(|| rfc3339(i64::try_from(reader.since_seconds).unwrap_or(i64::MAX), 0));
-        let states = reader.states.as_ref().map(|states| {
-            let state = |(base, generation): &(vellum::CheckpointNumber, vellum::Generation)| State {
-                checkpoint: base.0,
-                generation: generation.0,
-            };
-            states.iter().map(state).collect::<Vec<_>>()
-        });
+        let state = |(base, generation): &(vellum::CheckpointNumber, vellum::Generation)| State {
+            checkpoint: base.0,
+            generation: generation.0,
+        };
+        let states: Vec<State> = reader.states.iter().map(state).collect();
         if output.format == Format::Json {
-            let (process, name) = (reader.process, reader.name.clone());
-            return output.json("reader", &Reader { process, name, since, states, held_bytes });
+            let (process, name, choosing) = (reader.process, reader.name.clone(), reader.choosing);
+            return output.json("reader", &Reader { process, name, since, states, choosing, held_bytes });
         }
-        let pins = match &states {
-            None => "everything".to_owned(),
-            Some(states) => {
-                let generations: Vec<String> = states.iter().map(|state| state.generation.to_string()).collect();
-                format!("{} {}", if states.len() == 1 { "generation" } else { "generations" }, generations.join(", "))
-            }
+        let generations: Vec<String> = states.iter().map(|state| state.generation.to_string()).collect();
+        let noun = if states.len() == 1 { "generation" } else { "generations" };
+        let pins = match (states.is_empty(), reader.choosing) {
+            (true, true) => "everything".to_owned(),
+            (true, false) => "nothing".to_owned(),
+            (false, true) => format!("{noun} {} and all newer ones", generations.join(", ")),
+            (false, false) => format!("{noun} {}", generations.join(", ")),
         };
         let held = held_bytes.map_or_else(|| "unknown space".to_owned(), human_bytes);
         let name = if reader.name.is_empty() { "(no name)" } else { &reader.name };
