@@ -122,8 +122,8 @@ impl Store {
         self.space.allocate(request)
     }
 
-    /// Writes a record where `plan` says, with the stored bytes `behind` (each in whole blocks) directly behind it, and makes it
-    /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
+    /// Writes a record where `plan` says, with the units `behind` (stored bytes, each in whole blocks) directly behind it,
+    /// and makes it durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
     /// on their way there.
     ///
     /// When this fails, the store is poisoned and the commit's fate unknown.
