@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId};
 use crate::map::PointerHasher;
 use crate::store::StoredPages;
 
@@ -103,11 +103,11 @@ impl Cache {
 impl StoredPages for Cache {
     fn stored(&self, pointer: &BlockPointer) -> Option<Arc<[u8]>> {
         // What is cached are the bytes of the page; only a raw page is stored as them.
-        (pointer.codec == Codec::Raw).then(|| self.find(pointer)).flatten()
+        (pointer.codec == CodecId::RAW).then(|| self.find(pointer)).flatten()
     }
 
     fn moved(&self, pointer: &BlockPointer, stored: &Arc<[u8]>) {
-        if pointer.codec == Codec::Raw {
+        if pointer.codec == CodecId::RAW {
             self.keep(pointer, stored);
         }
     }
@@ -165,7 +165,7 @@ mod tests {
     fn pointer(address: u64, birth: u64) -> BlockPointer {
         BlockPointer {
             address: Block(address),
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             stored_length: 4096,
             ..BlockPointer::null(Generation(birth))
         }

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::encode::encode;
 use super::handle::Shared;
 use super::private::{Content, Private};
 use super::read::{CHUNK_BYTES, Source};
@@ -63,7 +64,10 @@ impl Shared {
     }
 
     fn commit(&self, private: &Private, durability: Durability) -> Result<Committed> {
-        let changes = &private.changes();
+        let mut changes = private.changes();
+        let policy = &self.options.compression;
+        encode(&mut changes, |page| private.compression(page).unwrap_or_else(|| policy.of(page.class())));
+        let changes = &changes;
         #[cfg(feature = "tracing")]
         let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
         let mut core = self.lock()?;

@@ -32,6 +32,7 @@
 
 pub(crate) mod cache;
 mod commit;
+mod encode;
 mod guard;
 mod handle;
 mod maintenance;

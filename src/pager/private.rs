@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use crate::error::{Error, Result};
+use crate::format::Compression;
 use crate::id::{PageId, SizeClass};
 use crate::store::{Changes, PageChange};
 
@@ -95,6 +96,8 @@ pub(super) struct Private {
     header: Option<Arc<[u8]>>,
     returned: [BTreeSet<u64>; SizeClass::COUNT],
     segments: Vec<Segment>,
+    /// What was said of how pages are to be stored; savepoints do not undo it.
+    compression: HashMap<PageId, Compression>,
 }
 
 impl Private {
@@ -176,6 +179,15 @@ impl Private {
         let savepoint = Arc::downgrade(&savepoint.alive);
         self.segments.push(Segment { savepoint, pages: HashMap::new(), header: None });
         Ok(())
+    }
+
+    pub(super) fn set_compression(&mut self, page: PageId, compression: Compression) {
+        self.compression.insert(page, compression);
+    }
+
+    /// How the page is to be stored, if that was said.
+    pub(super) fn compression(&self, page: PageId) -> Option<Compression> {
+        self.compression.get(&page).copied()
     }
 
     /// Everything, as the core wants it: the bytes stay where they are.

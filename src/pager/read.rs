@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cache::Cache;
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::map::Nodes;
 use crate::store::{PageReader, State, read_part};
@@ -122,7 +122,7 @@ impl Source<'_> {
 
     /// The bytes of a page of at most 1 MiB, or of a chunk.
     pub(crate) fn unit(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
-        let stored = !matches!(pointer.codec, Codec::Zero);
+        let stored = !matches!(pointer.codec, CodecId::ZERO);
         if stored && let Some(bytes) = self.cache.find(pointer) {
             return Ok(bytes);
         }
@@ -137,7 +137,7 @@ impl Source<'_> {
     /// One chunk of a page above 1 MiB; `None` if it is all zero.
     pub(crate) fn chunk(&self, page: PageId, pointer: &BlockPointer, chunk: u32) -> Result<Option<Arc<[u8]>>> {
         let chunk = PageReader::new(self.nodes).chunk(page, pointer, chunk)?;
-        if matches!(chunk.codec, Codec::Null | Codec::Zero) {
+        if matches!(chunk.codec, CodecId::NULL | CodecId::ZERO) {
             return Ok(None);
         }
         self.unit(page, &chunk).map(Some)

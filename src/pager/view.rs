@@ -1,5 +1,6 @@
 //! Views: a committed state, held.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -8,8 +9,9 @@ use std::sync::Arc;
 use super::handle::Handle;
 use super::read::{self, PageGuard, Read, Source, check_range};
 use crate::error::{Error, Result};
+use crate::format::CodecId;
 use crate::id::{Generation, Incarnation, PageId, SizeClass};
-use crate::store::Pinned;
+use crate::store::{Pinned, Share, add_page, storage};
 
 /// A committed state that stays as it is while this lives. Owned: it can be cloned, kept, and sent to other threads;
 /// reading it waits for nobody, and nobody waits for it. What it needs is not used again while it lives, so views kept
@@ -38,6 +40,26 @@ impl View {
     /// Those of `read`.
     pub fn scope<R>(&self, mut read: impl FnMut(&Scope<'_>) -> Result<R>) -> Result<R> {
         read(&Scope { view: self })
+    }
+
+    /// What the pages of the state take on disk, by how they are stored. Reads the page maps, whole, and no page.
+    ///
+    /// # Errors
+    /// `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage(&self) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|source| storage(source.nodes, &self.pinned.maps[..]))
+    }
+
+    /// What one page takes on disk, by how it is stored: each chunk of a page above 1 MiB by itself.
+    ///
+    /// # Errors
+    /// `PageNotFound`; `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage_of(&self, page: PageId) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|source| {
+            let mut shares = BTreeMap::new();
+            add_page(source.nodes, page, &source.pointer(&self.pinned, page)?, &mut shares)?;
+            Ok(shares)
+        })
     }
 
     fn source(&self) -> Source<'_> {

@@ -376,6 +376,7 @@ impl Store {
             }
             self.log.announce(next);
         }
+        self.permit_replayed(&record.entries);
         let applied = Applied {
             generation: header.generation,
             incarnation: header.incarnation,
