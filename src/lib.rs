@@ -49,13 +49,13 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use error::{Corruption, Error, Fault, Result, Structure};
+pub use error::{Contended, Corruption, Error, Fault, Result, Structure};
 pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, CacheCounts, Event, Listener, Options, PageGuard, PageMut, Pager, Read, Savepoint, Scope, ScopedPage,
-    Stats, Transaction, View,
+    Background, CacheCounts, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Read, Savepoint, Scope,
+    ScopedPage, Stats, Ticket, Transaction, View,
 };
 pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,

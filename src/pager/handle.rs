@@ -1,20 +1,24 @@
 //! What all handles of one pager share, and the end of it.
 //!
-//! Locks, in the order in which a thread takes them: the turn to write, `core`, then the inner ones of the rooms below.
-//! Nobody waits for the turn while holding `core`, and the events' hook is called with neither `core` nor anything
-//! inside of it held.
+//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, `core`, the head,
+//! the shards of the claims or a class of the indices, then the inner ones of the rooms below. Only `core` is held over
+//! input and output. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with
+//! neither `core` nor anything inside of it held.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::cache::Cache;
+use super::committer::Committer;
+use super::conflict::Claims;
+use super::head::Head;
+use super::indices::{Indices, Synced};
 use super::maintenance::{Maintenance, Pace};
 use super::options::{Event, Options};
 use super::read::Source;
 use super::turn::Turns;
 use crate::error::{Error, Result};
-use crate::id::SizeClass;
 use crate::map::Nodes;
 use crate::process::FileLock;
 use crate::store::{Medium, Published, RecoveryReport, Store};
@@ -49,8 +53,11 @@ pub(super) struct Shared {
     /// A running checkpoint should not pace itself.
     pub(super) hurry: AtomicBool,
     pub(super) turns: Turns,
-    /// By class, an index below which none is free: where allocation begins to look. Only for who has the turn.
-    pub(super) lowest_free: Mutex<[u64; SizeClass::COUNT]>,
+    pub(super) head: Head,
+    pub(super) claims: Claims,
+    pub(super) indices: Indices,
+    pub(super) synced: Synced,
+    pub(super) committer: Committer,
     pub(super) published: Arc<Published>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) medium: Arc<Medium>,
@@ -80,6 +87,8 @@ impl Shared {
         let cache = Arc::new(Cache::new(options.memory_bytes));
         store.set_stored_pages(Arc::clone(&cache) as _);
         let maintenance = Maintenance::default();
+        let synced = Synced::default();
+        synced.set(store.synced());
         let core = Core {
             store,
             maintenance,
@@ -96,7 +105,11 @@ impl Shared {
             work: Condvar::new(),
             hurry: AtomicBool::new(false),
             turns: Turns::default(),
-            lowest_free: Mutex::new([0; SizeClass::COUNT]),
+            head: Head::default(),
+            claims: Claims::default(),
+            indices: Indices::default(),
+            synced,
+            committer: Committer::default(),
             published,
             nodes,
             medium,
@@ -119,10 +132,11 @@ impl Shared {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        match core.broken {
-            Some(reason) => Err(Error::Poisoned { path: self.medium.path().into(), reason: reason.to_owned() }),
-            None => Ok(()),
-        }
+        core.broken.map_or(Ok(()), |reason| Err(self.poisoned(reason)))
+    }
+
+    pub(super) fn poisoned(&self, reason: &'static str) -> Error {
+        Error::Poisoned { path: self.medium.path().into(), reason: reason.to_owned() }
     }
 
     /// The core, whatever became of it. A thread that panicked with it in its hands may have left it half changed.
@@ -146,6 +160,7 @@ impl Shared {
             core.events.push(Event::Poisoned { reason });
         }
         let events = std::mem::take(&mut core.events);
+        self.synced.set(core.store.synced());
         drop(core);
         events.iter().for_each(|event| self.options.hook.tell(event));
     }
@@ -185,9 +200,14 @@ impl Handle {
         Self { shared, thread: Mutex::new(thread) }
     }
 
-    /// Ends the background thread, makes a checkpoint, and gives the file's lock back. The second time it does nothing.
+    /// Commits what is pending, ends the threads, makes a checkpoint, and gives the file's lock back. The second time it
+    /// does nothing.
     pub(super) fn shut(&self) -> Result<()> {
         let shared = &self.shared;
+        if !shared.is_closed() {
+            shared.flush();
+        }
+        shared.committer.stop();
         {
             let mut core = shared.lock_anyway();
             if shared.closed.swap(true, Ordering::AcqRel) {
@@ -206,9 +226,7 @@ impl Handle {
         }
         let core = shared.lock_anyway();
         let (mut core, result) = match core.broken {
-            Some(reason) => {
-                (core, Err(Error::Poisoned { path: shared.medium.path().into(), reason: reason.to_owned() }))
-            }
+            Some(reason) => (core, Err(shared.poisoned(reason))),
             None => shared.checkpoint(core, Pace::Full),
         };
         core.ended = true;

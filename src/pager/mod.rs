@@ -32,13 +32,21 @@
 
 mod cache;
 mod commit;
+mod committer;
+mod conflict;
+mod frames;
+mod group;
 mod guard;
 mod handle;
+mod head;
+mod indices;
 mod maintenance;
 mod open;
 mod options;
+mod pending;
 mod private;
 mod read;
+mod sight;
 mod snapshots;
 mod transaction;
 mod turn;
@@ -50,6 +58,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cache::CacheCounts;
+pub use conflict::Isolation;
+pub use group::Ticket;
 pub use guard::PageMut;
 pub use options::{Background, Event, Listener, Options};
 pub use private::Savepoint;
@@ -64,7 +74,7 @@ use crate::store::{
 };
 use handle::Handle;
 use maintenance::Pace;
-use turn::{Patience, Turn};
+use turn::{Kind, Patience, Turn};
 
 /// An open store. Clones are handles of the same one; when the last of them, and of its views and transactions, is
 /// dropped, the store is closed as well as that can be done without anybody to report to.
@@ -99,32 +109,51 @@ impl Pager {
         self.handle.shared.medium.path()
     }
 
-    /// Begins a transaction, as soon as no other is open.
+    /// Begins a serial transaction, as soon as no other is open, in the order of asking. It never conflicts.
+    ///
+    /// It begins with everything that was committed, or whose commit was started, before.
     ///
     /// # Errors
     /// `Closed`.
     pub fn begin(&self) -> Result<Transaction> {
-        self.begin_with(Patience::Endless)
+        self.begin_serial(Patience::Endless)
     }
 
-    /// Begins a transaction, if no other is open.
+    /// Begins a serial transaction, if no other is open.
     ///
     /// # Errors
     /// `Busy` if one is; `Closed`.
     pub fn try_begin(&self) -> Result<Transaction> {
-        self.begin_with(Patience::None)
+        self.begin_serial(Patience::None)
     }
 
-    /// Begins a transaction, if no other is open any more within `limit`.
+    /// Begins a serial transaction, if no other is open any more within `limit`.
     ///
     /// # Errors
     /// `Busy` if one still is; `Closed`.
     pub fn begin_timeout(&self, limit: Duration) -> Result<Transaction> {
-        self.begin_with(Patience::for_duration(limit))
+        self.begin_serial(Patience::for_duration(limit))
     }
 
-    fn begin_with(&self, patience: Patience) -> Result<Transaction> {
-        Transaction::new(Turn::take(&self.handle, patience)?)
+    /// Begins a transaction that runs beside others of the kind, as soon as no serial one is open. To change what another
+    /// one changes is a `Conflict`, at once.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn begin_concurrent(&self, isolation: Isolation) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Concurrent, Patience::Endless)?, Some(isolation))
+    }
+
+    /// As [`Pager::begin_concurrent`], if no serial transaction is open or waited for.
+    ///
+    /// # Errors
+    /// `Busy` if one is; `Closed`.
+    pub fn try_begin_concurrent(&self, isolation: Isolation) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Concurrent, Patience::None)?, Some(isolation))
+    }
+
+    fn begin_serial(&self, patience: Patience) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Serial, patience)?, None)
     }
 
     /// A view of the newest committed state. Waits for nobody's input or output.
@@ -178,8 +207,9 @@ impl Pager {
     /// # Errors
     /// Only what keeps it from going on at all: findings are in the report. `Closed`.
     pub fn verify(&self, level: VerifyLevel, progress: &mut dyn FnMut(u64)) -> Result<VerifyReport> {
-        let _turn = Turn::take(&self.handle, Patience::Endless)?;
+        let _turn = Turn::take(&self.handle, Kind::Serial, Patience::Endless)?;
         let shared = &self.handle.shared;
+        shared.flush();
         let mut core = shared.without_checkpoint(shared.lock()?);
         shared.check(&core)?;
         let result = core.store.verify(level, progress);
@@ -211,7 +241,7 @@ impl Pager {
     /// of the last sync and checkpoint; the store is closed all the same. That there is no space for a checkpoint is no
     /// error.
     pub fn close(self) -> Result<()> {
-        let turn = Turn::take(&self.handle, Patience::None)?;
+        let turn = Turn::take(&self.handle, Kind::Serial, Patience::None)?;
         let result = self.handle.shut();
         drop(turn);
         result
@@ -230,4 +260,5 @@ const _: () = {
     shared_between_threads::<Pager>();
     sent_to_threads::<Transaction>();
     sent_to_threads::<Savepoint>();
+    sent_to_threads::<Ticket>();
 };

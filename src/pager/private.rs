@@ -4,12 +4,14 @@
 //! - **W2** `returned` holds exactly the indices that the transaction took and gave back; they are taken again first,
 //!   lowest first.
 //! - **W3** Undoing the newest savepoint's segment gives the state that the savepoint was made in. A page is noted in a
-//!   segment once, with what it was before its first change after the savepoint. Buffers are shared, not copied: who
+//!   segment once, with what it was before its first change after the savepoint. Frames are shared, not copied: who
 //!   changes one that somebody shares makes a copy first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
+use super::frames::Frame;
+use super::pending::Member;
 use crate::error::{Error, Result};
 use crate::id::{PageId, SizeClass};
 use crate::store::{Changes, PageChange};
@@ -19,7 +21,7 @@ use crate::store::{Changes, PageChange};
 pub(super) enum Origin {
     /// The transaction allocated it.
     New,
-    /// The state that the transaction began with has it.
+    /// What the transaction began with has it.
     Committed,
 }
 
@@ -29,9 +31,9 @@ pub(super) enum Content {
     /// Every byte is zero.
     Zero,
     /// These are its bytes: for classes up to 1 MiB.
-    Whole(Arc<[u8]>),
+    Whole(Frame),
     /// These chunks of it have these bytes: for classes above 1 MiB.
-    Chunks(BTreeMap<u32, Arc<[u8]>>, Others),
+    Chunks(BTreeMap<u32, Frame>, Others),
     /// It is freed.
     Freed,
 }
@@ -39,8 +41,8 @@ pub(super) enum Content {
 /// What the chunks are that a page's content does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
-    /// What they were when the transaction began.
-    Committed,
+    /// What they are below: in what is pending, or published, when the transaction began.
+    Below,
     /// Zero.
     Zero,
 }
@@ -84,11 +86,8 @@ impl Private {
         self.pages.get(&page)
     }
 
-    /// The first page of `class` from `index` on that the transaction allocated.
-    pub(super) fn next_new(&self, class: SizeClass, index: u64) -> Option<u64> {
-        let first = PageId::new(class, index)?;
-        let in_class = self.pages.range(first..).take_while(|(page, _)| page.class() == class);
-        in_class.filter(|(_, private)| private.origin == Origin::New).map(|(page, _)| page.index()).next()
+    pub(super) fn pages(&self) -> &BTreeMap<PageId, PrivatePage> {
+        &self.pages
     }
 
     pub(super) fn header(&self) -> Option<&Arc<[u8]>> {
@@ -100,29 +99,29 @@ impl Private {
         self.returned[class.index()].first().copied()
     }
 
-    /// The lowest index that will be free again when this is committed.
-    pub(super) fn lowest_freed(&self, class: SizeClass) -> Option<u64> {
-        let first = PageId::new(class, 0)?;
-        let in_class = self.pages.range(first..).take_while(|(page, _)| page.class() == class);
-        in_class.filter(|(_, private)| matches!(private.content, Content::Freed)).map(|(page, _)| page.index()).next()
-    }
-
     /// Sets what a page is, or with `None` makes it what it was when the transaction began.
     pub(super) fn set(&mut self, page: PageId, private: Option<PrivatePage>) {
         self.note(page);
         self.replace(page, private);
     }
 
-    /// Takes a page's buffer out, so that it can be changed without a copy. Whoever takes it sets the page again.
-    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Arc<[u8]>> {
+    /// Takes a page's frame out, so that it can be changed. Whoever takes it sets the page again.
+    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Frame> {
         self.note(page);
         let content = &mut self.pages.get_mut(&page)?.content;
         match std::mem::replace(content, Content::Zero) {
-            Content::Whole(bytes) => Some(bytes),
+            Content::Whole(frame) => Some(frame),
             other => {
                 *content = other;
                 None
             }
+        }
+    }
+
+    /// Puts a taken frame back, the same bytes as before.
+    pub(super) fn put_back(&mut self, page: PageId, frame: Frame) {
+        if let Some(private) = self.pages.get_mut(&page) {
+            private.content = Content::Whole(frame);
         }
     }
 
@@ -160,20 +159,18 @@ impl Private {
         Ok(())
     }
 
-    /// Everything, as the core wants it.
-    pub(super) fn into_changes(self) -> Changes {
-        let change = |private: PrivatePage| match (private.content, private.origin) {
-            (Content::Zero, _) => PageChange::Zero,
-            (Content::Whole(bytes), _) => PageChange::Whole(bytes),
-            (Content::Chunks(chunks, Others::Committed), _) => PageChange::Chunks(chunks),
-            (Content::Chunks(chunks, Others::Zero), _) => PageChange::OnlyChunks(chunks),
-            (Content::Freed, _) => PageChange::Free,
+    /// Whether nothing is changed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty() && self.header.is_none()
+    }
+
+    /// Pages, header, and the pages whose indices are given back.
+    pub(super) fn into_parts(self) -> (BTreeMap<PageId, PrivatePage>, Option<Arc<[u8]>>, Vec<PageId>) {
+        let in_class = |(class, indices): (SizeClass, BTreeSet<u64>)| {
+            indices.into_iter().filter_map(move |index| PageId::new(class, index))
         };
-        let pages = self.pages.into_iter().map(|(page, private)| (page, change(private))).collect();
-        let mut changes = Changes::default();
-        changes.pages = pages;
-        changes.header = self.header.map(|header| header.to_vec());
-        changes
+        let returned = SizeClass::all().zip(self.returned).flat_map(in_class).collect();
+        (self.pages, self.header, returned)
     }
 
     /// Notes what a page is, if a savepoint wants to know.
@@ -211,6 +208,63 @@ impl Private {
     }
 }
 
+impl PrivatePage {
+    /// Bytes of its frames.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.content {
+            Content::Whole(frame) => frame.len(),
+            Content::Chunks(chunks, _) => chunks.values().map(|frame| frame.len()).sum(),
+            Content::Zero | Content::Freed => 0,
+        }
+    }
+
+    /// Puts what a later transaction made of the page over this; `None` if the page was never there.
+    fn overlaid(mut self, later: &Self) -> Option<Self> {
+        self.content = match (self.content, &later.content) {
+            (_, Content::Freed) if self.origin == Origin::New => return None,
+            (Content::Chunks(mut chunks, others), Content::Chunks(changed, Others::Below)) => {
+                chunks.extend(changed.iter().map(|(chunk, frame)| (*chunk, frame.clone())));
+                Content::Chunks(chunks, others)
+            }
+            (_, Content::Chunks(changed, Others::Below)) => Content::Chunks(changed.clone(), Others::Zero),
+            (_, later) => later.clone(),
+        };
+        Some(self)
+    }
+}
+
+/// What the members changed together, as the core wants it.
+pub(super) fn merged(members: &[&Member]) -> Changes {
+    let shared = |chunks: &BTreeMap<u32, Frame>| {
+        chunks.iter().map(|(chunk, frame)| (*chunk, Arc::clone(frame.shared()))).collect()
+    };
+    let change = |private: &PrivatePage| match &private.content {
+        Content::Zero => PageChange::Zero,
+        Content::Whole(frame) => PageChange::Whole(Arc::clone(frame.shared())),
+        Content::Chunks(chunks, Others::Below) => PageChange::Chunks(shared(chunks)),
+        Content::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(shared(chunks)),
+        Content::Freed => PageChange::Free,
+    };
+    let mut changes = Changes::default();
+    changes.header = members.iter().rev().find_map(|member| member.header.as_ref()).map(|header| header.to_vec());
+    if let [member] = members {
+        changes.pages = member.pages.iter().map(|(page, private)| (*page, change(private))).collect();
+        return changes;
+    }
+    let mut pages: BTreeMap<PageId, PrivatePage> = BTreeMap::new();
+    for (page, private) in members.iter().flat_map(|member| &member.pages) {
+        let together = match pages.remove(page) {
+            None => Some(private.clone()),
+            Some(before) => before.overlaid(private),
+        };
+        if let Some(together) = together {
+            pages.insert(*page, together);
+        }
+    }
+    changes.pages = pages.iter().map(|(page, private)| (*page, change(private))).collect();
+    changes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,12 +274,12 @@ mod tests {
     }
 
     fn new_page(byte: u8) -> Option<PrivatePage> {
-        Some(PrivatePage { origin: Origin::New, content: Content::Whole(vec![byte; 4096].into()) })
+        Some(PrivatePage { origin: Origin::New, content: Content::Whole(Frame::copy_of(&[byte; 4096])) })
     }
 
     fn first_byte(private: &Private, index: u64) -> Option<u8> {
         match &private.get(page(index))?.content {
-            Content::Whole(bytes) => Some(bytes[0]),
+            Content::Whole(frame) => Some(frame[0]),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::cache::Cache;
+use super::frames::Frame;
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, Codec};
 use crate::id::{Generation, PageId, SizeClass};
@@ -55,11 +56,11 @@ pub trait Read {
 #[derive(Clone)]
 pub struct PageGuard {
     page: PageId,
-    bytes: Arc<[u8]>,
+    bytes: Frame,
 }
 
 impl PageGuard {
-    pub(super) fn new(page: PageId, bytes: Arc<[u8]>) -> Self {
+    pub(super) fn new(page: PageId, bytes: Frame) -> Self {
         Self { page, bytes }
     }
 

@@ -53,7 +53,7 @@ impl Read for View {
     fn page(&self, page: PageId) -> Result<PageGuard> {
         self.source().check_budget(page)?;
         let bytes = self.reading(|source| source.whole(page, &source.pointer(&self.pinned, page)?))?;
-        Ok(PageGuard::new(page, bytes))
+        Ok(PageGuard::new(page, bytes.into()))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {

@@ -1,0 +1,366 @@
+//! Group commit: one record for all transactions that were sequenced while the record before it was written.
+//!
+//! ```text
+//!  sequenced --(leader takes the group)--> written --> published --> removed from the head --> members are told
+//!                                             |
+//!                                             +-- not committed --> one by one, in order; who was built on a
+//!                                             |                     failed one fails too
+//!                                             +-- unknown, poisoned --> all members fail with it
+//! ```
+//! The leader is a thread that waits for its own commit; it leads until that is done, and then wakes one that waits for
+//! the next group. So nobody leads for ever, and a commit alone costs no hand-over between threads. Groups that nobody
+//! waits for (`commit_start`) are led by a thread of the pager's own, where there may be one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::handle::{Handle, Shared};
+use super::head::Taken;
+use super::pending::{Member, Sequence};
+use super::private::merged;
+use crate::error::{Error, Result};
+use crate::store::{Changes, Committed, Durability};
+
+/// Where the members of a group hear of their fate.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    state: Mutex<State>,
+    changed: Condvar,
+    unattended: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    done: bool,
+    /// Nobody leads: one of those who wait should.
+    lead: bool,
+    /// What all have in common …
+    committed: Option<Committed>,
+    /// … but for these.
+    results: HashMap<Sequence, Result<Committed>>,
+}
+
+/// What became of a group.
+#[derive(Debug, Default)]
+struct Fate {
+    committed: Option<Committed>,
+    results: HashMap<Sequence, Result<Committed>>,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    Done,
+    ToLead,
+}
+
+impl Group {
+    /// A panic while the lock is held leaves what is inside whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_done(&self) -> bool {
+        self.lock().done
+    }
+
+    fn wait(&self) -> Woken {
+        let mut state = self.lock();
+        loop {
+            if state.done {
+                return Woken::Done;
+            }
+            if std::mem::take(&mut state.lead) {
+                return Woken::ToLead;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Asks one of those who wait for the group to lead; if none waits yet, the next who comes.
+    fn ask_to_lead(&self) {
+        self.lock().lead = true;
+        self.changed.notify_one();
+    }
+
+    fn finish(&self, fate: Fate) {
+        let mut state = self.lock();
+        state.done = true;
+        (state.committed, state.results) = (fate.committed, fate.results);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// A member's fate, which it asks for once; `None` if the thread that committed the group panicked.
+    fn result(&self, sequence: Sequence) -> Option<Result<Committed>> {
+        let mut state = self.lock();
+        state.results.remove(&sequence).or(state.committed.map(Ok))
+    }
+
+    /// Members of the group may have nobody who waits for them.
+    pub(super) fn leave_unattended(&self) {
+        self.unattended.store(true, Ordering::Release);
+    }
+}
+
+/// A commit that has its place in the order and may not have happened yet. Whoever begins a transaction from now on
+/// builds on it; views show it when it is done. Dropping the ticket does not undo it: it is done with the next commit
+/// that somebody waits for, at once if the pager has a thread, and at the latest by `close` or the last handle's drop.
+#[must_use = "whether the commit happened is known only from `wait`"]
+pub struct Ticket {
+    handle: Arc<Handle>,
+    standing: Standing,
+}
+
+/// Where a commit stands.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// It waits in a group.
+    Sequenced(Arc<Group>, Sequence),
+    /// There was nothing to commit; what came before may have to become durable.
+    Nothing(Committed, Durability),
+}
+
+impl Ticket {
+    pub(super) fn new(handle: Arc<Handle>, standing: Standing) -> Self {
+        Self { handle, standing }
+    }
+
+    pub(super) fn leave_unattended(&self) {
+        if let Standing::Sequenced(group, _) = &self.standing {
+            group.leave_unattended();
+        }
+    }
+
+    /// Waits until the commit is done, doing it if nobody else does.
+    ///
+    /// **Durability**: as of [`Transaction::commit_with`](super::Transaction::commit_with), with the durability that
+    /// the commit was started with.
+    ///
+    /// # Errors
+    /// As of [`Transaction::commit_with`](super::Transaction::commit_with).
+    pub fn wait(self) -> Result<Committed> {
+        let shared = &self.handle.shared;
+        match self.standing {
+            Standing::Sequenced(group, sequence) => {
+                shared.wait_for(&group);
+                group.result(sequence).unwrap_or_else(|| Err(shared.poisoned("a thread panicked while it committed")))
+            }
+            Standing::Nothing(committed, Durability::Durable) => shared.sync().map(|()| committed),
+            Standing::Nothing(committed, Durability::Deferred) => Ok(committed),
+        }
+    }
+
+    /// The result if the commit is done, else the ticket again. With [`Background::Inline`](super::Background::Inline)
+    /// nothing is done by itself: some thread has to wait for a commit.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`], inside of the outer `Ok`.
+    pub fn try_wait(self) -> std::result::Result<Result<Committed>, Self> {
+        match &self.standing {
+            Standing::Sequenced(group, _) if !group.is_done() => Err(self),
+            _ => Ok(self.wait()),
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").finish_non_exhaustive()
+    }
+}
+
+/// Leadership, until this is dropped.
+struct Leading<'a> {
+    shared: &'a Shared,
+    /// The group that is being committed.
+    taken: Option<Arc<Group>>,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        // A panic, which is a bug of ours or of the hook for events: nobody is left waiting for ever.
+        if let Some(group) = self.taken.take() {
+            self.shared.head.remove_oldest();
+            group.abandon(self.shared);
+        }
+        if let Some(next) = self.shared.head.resign() {
+            next.ask_to_lead();
+            if next.unattended.load(Ordering::Acquire) {
+                self.shared.committer.wake();
+            }
+        }
+    }
+}
+
+impl Group {
+    /// The thread that committed the group panicked.
+    fn abandon(&self, shared: &Shared) {
+        let mut state = self.lock();
+        state.done = true;
+        drop(state);
+        shared.lock_anyway().broken.get_or_insert("a thread panicked while it committed");
+        self.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// Waits until the group is committed or has failed, leading if nobody does.
+    pub(super) fn wait_for(&self, group: &Arc<Group>) {
+        while !group.is_done() {
+            if self.head.lead() {
+                self.lead(Some(group));
+            } else if group.wait() == Woken::Done {
+                return;
+            }
+        }
+    }
+
+    /// Waits until everything that is sequenced now is committed or has failed.
+    pub(super) fn flush(&self) {
+        if let Some(group) = self.head.youngest_group() {
+            self.wait_for(&group);
+        }
+    }
+
+    /// Waits while more than `limit` bytes are pending.
+    pub(super) fn wait_for_room(&self, limit: usize) {
+        while self.head.pending_bytes() > limit {
+            let Some(group) = self.head.oldest_group() else { return };
+            self.wait_for(&group);
+        }
+    }
+
+    /// Commits groups, oldest first, until `own` is done, or with `None` until none is left. The caller is the leader.
+    pub(super) fn lead(&self, own: Option<&Arc<Group>>) {
+        let mut leading = Leading { shared: self, taken: None };
+        while let Some(taken) = self.head.take() {
+            let group = Arc::clone(&taken.group);
+            leading.taken = Some(Arc::clone(&group));
+            let fate = self.commit_group(taken);
+            leading.taken = None;
+            self.head.remove_oldest();
+            if own.is_some_and(|own| Arc::ptr_eq(own, &group)) {
+                // The next one begins its work before this one's members are told of theirs.
+                drop(leading);
+                return group.finish(fate);
+            }
+            group.finish(fate);
+        }
+    }
+
+    fn commit_group(&self, taken: Taken) -> Fate {
+        let mut fate = Fate::default();
+        let mut members: Vec<&Member> = taken.top.chain().collect();
+        members.reverse();
+        let mut alive = Vec::with_capacity(members.len());
+        for member in members {
+            match member.has_failed() {
+                false => alive.push(member),
+                true => {
+                    self.indices.failed(member);
+                    fate.results.insert(member.sequence, Err(self.head.predecessor_failed()));
+                }
+            }
+        }
+        match self.commit_together(&alive, taken.durability) {
+            Ok(committed) => fate.committed = Some(committed),
+            Err(error) if alive.len() > 1 && !is_final(&error) => {
+                self.commit_one_by_one(&alive, taken.durability, &mut fate);
+            }
+            Err(error) => {
+                for member in &alive {
+                    self.indices.failed(member);
+                    fate.results.insert(member.sequence, Err(again(&error)));
+                }
+                if let [member] = alive[..] {
+                    self.head.fail(member, &error);
+                    fate.results.insert(member.sequence, Err(error));
+                }
+            }
+        }
+        fate
+    }
+
+    fn commit_together(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
+        let changes = merged(members);
+        let committed = self.commit(&changes, durability)?;
+        self.indices.published(&self.published.pin(), members);
+        Ok(committed)
+    }
+
+    /// What failed together may not fail alone: each member fails for itself, and with those that were built on it.
+    fn commit_one_by_one(&self, members: &[&Member], durability: Durability, fate: &mut Fate) {
+        let mut end: Option<Error> = None;
+        for member in members {
+            let result = match &end {
+                Some(error) => Err(again(error)),
+                None if member.has_failed() => Err(self.head.predecessor_failed()),
+                None => self.commit_together(&[member], durability),
+            };
+            if let Err(error) = &result {
+                self.indices.failed(member);
+                if is_final(error) {
+                    end.get_or_insert_with(|| again(error));
+                } else if !member.has_failed() {
+                    self.head.fail(member, error);
+                }
+            }
+            fate.results.insert(member.sequence, result);
+        }
+    }
+
+    /// Commits through the core.
+    fn commit(&self, changes: &Changes, durability: Durability) -> Result<Committed> {
+        #[cfg(feature = "tracing")]
+        let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
+        let mut core = self.lock()?;
+        if changes.is_empty() {
+            // What one member allocated, another freed.
+            let result = match durability {
+                Durability::Durable => core.store.sync(),
+                Durability::Deferred => Ok(()),
+            };
+            let state = core.store.state();
+            let committed = Committed { generation: state.generation, incarnation: state.incarnation };
+            return self.settle(core, result.map(|()| committed));
+        }
+        let mut result = core.store.commit(changes, durability);
+        if result.as_ref().is_err_and(Error::is_no_space) {
+            let (returned, reclaimed) = self.reclaim(core);
+            core = returned;
+            result = reclaimed.and_then(|()| core.store.commit(changes, durability));
+        }
+        if result.is_ok() {
+            self.keep_committed(changes, &core.store.state());
+            core = self.after_commit(core);
+        }
+        self.settle(core, result)
+    }
+}
+
+/// Whether nothing can be committed any more after this error.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::CommitUnknown { .. } | Error::Poisoned { .. } | Error::Closed)
+}
+
+/// The same error for another member.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::CommitUnknown { generation, source } => {
+            Error::CommitUnknown { generation: *generation, source: Box::new(again(source)) }
+        }
+        Error::Poisoned { path, reason } => Error::Poisoned { path: path.clone(), reason: reason.clone() },
+        Error::Io { operation, path, offset, source } => {
+            let source = match source.raw_os_error() {
+                Some(number) => std::io::Error::from_raw_os_error(number),
+                None => std::io::Error::new(source.kind(), source.to_string()),
+            };
+            Error::Io { operation, path: path.clone(), offset: *offset, source }
+        }
+        Error::Closed => Error::Closed,
+        other => Error::PredecessorFailed { reason: other.to_string() },
+    }
+}
