@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod background;
+mod concurrent;
+mod group;
 mod history;
 mod large;
 mod opening;
