@@ -1,4 +1,6 @@
-//! Whose turn it is to write: one serial transaction, or any number of concurrent ones. In the order of asking.
+//! Whose turn it is to write: one serial transaction, or any number of concurrent ones. In the order of asking, but that
+//! a serial one that asks when the turn is free does not wait for those ahead to wake up, until one of them has waited
+//! for long: turns are short, and to hand each of them from thread to thread takes longer than the turn itself.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::handle::Handle;
 use crate::error::{Error, Result};
+
+/// Who has waited so long is not passed any more.
+const PATIENCE_LIMIT: Duration = Duration::from_millis(1);
 
 /// How long a caller waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +59,16 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     kind: Kind,
+    since: Instant,
     thread: Thread,
     answer: AtomicU8,
 }
 
 const WAITING: u8 = 0;
-const GRANTED: u8 = 1;
-const OVER: u8 = 2;
+/// The turn was free: it may be by now, too.
+const TRY: u8 = 1;
+const GRANTED: u8 = 2;
+const OVER: u8 = 3;
 
 /// The right to write, until this is dropped.
 #[derive(Debug)]
@@ -81,18 +89,37 @@ impl State {
         free
     }
 
+    /// Whether those who wait can be passed.
+    fn may_pass(&self, kind: Kind) -> bool {
+        self.waiting.front().is_none_or(|first| {
+            kind == Kind::Serial && first.kind == Kind::Serial && first.since.elapsed() < PATIENCE_LIMIT
+        })
+    }
+
     /// Gives the turn to those who have waited longest, as far as it is free for them.
     fn grant(&mut self) {
-        while let Some(kind) = self.waiting.front().map(|waiter| waiter.kind)
-            && self.try_take(kind)
-            && let Some(waiter) = self.waiting.pop_front()
-        {
-            waiter.answer(GRANTED);
+        while let Some(first) = self.waiting.front() {
+            let kind = first.kind;
+            if kind == Kind::Serial && !self.serial && self.concurrent == 0 && first.since.elapsed() < PATIENCE_LIMIT {
+                return first.wake_to_try();
+            }
+            if !self.try_take(kind) {
+                return;
+            }
+            if let Some(waiter) = self.waiting.pop_front() {
+                waiter.answer(GRANTED);
+            }
         }
     }
 }
 
 impl Waiter {
+    fn wake_to_try(&self) {
+        if self.answer.swap(TRY, Ordering::AcqRel) == WAITING {
+            self.thread.unpark();
+        }
+    }
+
     fn answer(&self, answer: u8) {
         self.answer.store(answer, Ordering::Release);
         self.thread.unpark();
@@ -123,31 +150,41 @@ impl Turns {
             if state.over {
                 return Err(Error::Closed);
             }
-            if state.waiting.is_empty() && state.try_take(kind) {
+            if state.may_pass(kind) && state.try_take(kind) {
                 return Ok(());
             }
             if patience == Patience::None {
                 return Err(Error::Busy);
             }
-            let answer = AtomicU8::new(WAITING);
-            let waiter = Arc::new(Waiter { kind, thread: std::thread::current(), answer });
+            let (since, thread, answer) = (Instant::now(), std::thread::current(), AtomicU8::new(WAITING));
+            let waiter = Arc::new(Waiter { kind, since, thread, answer });
             state.waiting.push_back(Arc::clone(&waiter));
             waiter
         };
-        let mut answer = waiter.wait(patience);
-        if answer == WAITING {
+        loop {
+            let answer = waiter.wait(patience);
+            if answer == GRANTED {
+                return Ok(());
+            }
             let mut state = self.lock();
-            answer = waiter.answer.load(Ordering::Acquire);
+            match waiter.answer.load(Ordering::Acquire) {
+                GRANTED => return Ok(()),
+                OVER => return Err(Error::Closed),
+                _ => {}
+            }
+            let is_first = state.waiting.front().is_some_and(|first| Arc::ptr_eq(first, &waiter));
+            if is_first && state.try_take(kind) {
+                state.waiting.pop_front();
+                return Ok(());
+            }
             if answer == WAITING {
                 state.waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
                 // Those behind may not have to wait for what this one waited for.
                 state.grant();
+                return Err(Error::Busy);
             }
-        }
-        match answer {
-            GRANTED => Ok(()),
-            OVER => Err(Error::Closed),
-            _ => Err(Error::Busy),
+            // Somebody was quicker.
+            waiter.answer.store(WAITING, Ordering::Release);
         }
     }
 
