@@ -86,7 +86,7 @@ impl Transaction {
             let (_, _, returned) = private.into_parts();
             shared.indices.give_back(returned.into_iter());
             shared.head.end_unchanged(at, claim.as_ref())?;
-            return Ok(Ticket::new(handle, Standing::Nothing(name, durability)));
+            return Ok(Ticket::new(handle, Standing::Nothing(name, began.pending.youngest(), durability)));
         }
         let (pages, header, returned) = private.into_parts();
         let mut draft = Draft { pages, header, returned, bytes: 0, durability, allocates: 0 };

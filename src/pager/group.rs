@@ -40,6 +40,8 @@ struct State {
     committed: Option<Committed>,
     /// … but for these.
     results: HashMap<Sequence, Result<Committed>>,
+    /// The last record.
+    last: Option<Committed>,
 }
 
 /// What became of a group.
@@ -47,6 +49,7 @@ struct State {
 struct Fate {
     committed: Option<Committed>,
     results: HashMap<Sequence, Result<Committed>>,
+    last: Option<Committed>,
 }
 
 /// Why a wait ended.
@@ -88,7 +91,7 @@ impl Group {
     fn finish(&self, fate: Fate) {
         let mut state = self.lock();
         state.done = true;
-        (state.committed, state.results) = (fate.committed, fate.results);
+        (state.committed, state.results, state.last) = (fate.committed, fate.results, fate.last);
         drop(state);
         self.changed.notify_all();
     }
@@ -97,6 +100,11 @@ impl Group {
     fn result(&self, sequence: Sequence) -> Option<Result<Committed>> {
         let mut state = self.lock();
         state.results.remove(&sequence).or(state.committed.map(Ok))
+    }
+
+    /// The last record that was made of members of the group.
+    fn last(&self) -> Option<Committed> {
+        self.lock().last
     }
 
     /// Members of the group may have nobody who waits for them.
@@ -119,8 +127,9 @@ pub struct Ticket {
 pub(super) enum Standing {
     /// It waits in a group.
     Sequenced(Arc<Group>, Sequence),
-    /// There was nothing to commit; what came before may have to become durable.
-    Nothing(Committed, Durability),
+    /// There was nothing to commit. It began with this state, and on it what was pending up to this member; that may
+    /// have to become durable.
+    Nothing(Committed, Option<(Arc<Group>, Arc<Member>)>, Durability),
 }
 
 impl Ticket {
@@ -148,8 +157,19 @@ impl Ticket {
                 shared.wait_for(&group);
                 group.result(sequence).unwrap_or_else(|| Err(shared.poisoned("a thread panicked while it committed")))
             }
-            Standing::Nothing(committed, Durability::Durable) => shared.sync().map(|()| committed),
-            Standing::Nothing(committed, Durability::Deferred) => Ok(committed),
+            Standing::Nothing(mut committed, pending, durability) => {
+                if let Some((group, member)) = pending {
+                    shared.wait_for(&group);
+                    if member.has_failed() {
+                        return Err(shared.head.predecessor_failed());
+                    }
+                    committed = group.last().unwrap_or(committed);
+                }
+                if durability == Durability::Durable {
+                    shared.sync()?;
+                }
+                Ok(committed)
+            }
         }
     }
 
@@ -266,7 +286,7 @@ impl Shared {
             }
         }
         match self.commit_together(&alive, taken.durability) {
-            Ok(committed) => fate.committed = Some(committed),
+            Ok(committed) => (fate.committed, fate.last) = (Some(committed), Some(committed)),
             Err(error) if alive.len() > 1 && !is_final(&error) => {
                 self.commit_one_by_one(&alive, taken.durability, &mut fate);
             }
@@ -300,6 +320,9 @@ impl Shared {
                 None if member.has_failed() => Err(self.head.predecessor_failed()),
                 None => self.commit_together(&[member], durability),
             };
+            if let Ok(committed) = &result {
+                fate.last = Some(*committed);
+            }
             if let Err(error) = &result {
                 self.indices.failed(member);
                 if is_final(error) {

@@ -106,7 +106,8 @@ impl Head {
             inner.failures.clear();
         }
         *inner.open.entry(began).or_default() += 1;
-        (published.pin(), Pending::new(tops, began))
+        let youngest_group = inner.layers.back().map(|layer| Arc::clone(&layer.group));
+        (published.pin(), Pending::new(tops, youngest_group, began))
     }
 
     /// A transaction ends that was not sequenced.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frames::Frame;
+use super::group::Group;
 use super::private::{Content, Others, PrivatePage};
 use crate::id::{PageId, SizeClass};
 
@@ -100,6 +101,7 @@ impl Drop for Member {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     tops: Vec<Arc<Member>>,
+    youngest_group: Option<Arc<Group>>,
     /// When it was taken.
     pub(super) began: Sequence,
 }
@@ -113,8 +115,13 @@ pub(super) enum PendingChunk {
 }
 
 impl Pending {
-    pub(super) fn new(tops: Vec<Arc<Member>>, began: Sequence) -> Self {
-        Self { tops, began }
+    pub(super) fn new(tops: Vec<Arc<Member>>, youngest_group: Option<Arc<Group>>, began: Sequence) -> Self {
+        Self { tops, youngest_group, began }
+    }
+
+    /// The youngest member that is seen, with its group.
+    pub(super) fn youngest(&self) -> Option<(Arc<Group>, Arc<Member>)> {
+        Some((Arc::clone(self.youngest_group.as_ref()?), Arc::clone(self.tops.first()?)))
     }
 
     /// The members seen, youngest first.
