@@ -32,12 +32,12 @@ fn make(path: &Path, bytes: u64) {
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::create_new(path, Caching::Buffered).unwrap());
     let mut store = Store::create(disk, Arc::new(NoReaders), settings(), Box::new(SystemEntropy)).unwrap();
     let pages = bytes / PAGE;
-    let page = |index: u64| -> Arc<[u8]> { [index.to_le_bytes(); PAGE as usize / 8].concat().into() };
+    let page = |index: u64| [index.to_le_bytes(); PAGE as usize / 8].concat();
     for start in (0..pages).step_by(4096) {
         let mut changes = Changes::default();
         for index in start..pages.min(start + 4096) {
             let id = PageId::new(SizeClass::MIN, index).unwrap();
-            changes.pages.insert(id, PageChange::Whole(page(index + 1)));
+            changes.pages.insert(id, PageChange::Whole(page(index + 1).into()));
         }
         store.commit(&changes, Durability::Deferred).unwrap();
         if store.checkpoint_lag_percent() > 0 && start % (1 << 18) == 0 {
@@ -52,7 +52,7 @@ fn make(path: &Path, bytes: u64) {
         for _ in 0..32 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let id = PageId::new(SizeClass::MIN, (random >> 33) % pages).unwrap();
-            changes.pages.insert(id, PageChange::Whole(page(random | 1)));
+            changes.pages.insert(id, PageChange::Whole(page(random | 1).into()));
         }
         store.commit(&changes, Durability::Durable).unwrap();
     }

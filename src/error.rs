@@ -129,6 +129,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// Space that a caller names is not reserved any more.
+    #[error("{extent} are not reserved: they were given back, or a commit took them; reserve space anew")]
+    NotReserved {
+        /// The blocks.
+        extent: Extent,
+    },
+
     /// The commit's fate is not known until the store is opened again: it is there whole, or not at all.
     #[error("the fate of {generation} is unknown until the store is reopened: {source}")]
     CommitUnknown {

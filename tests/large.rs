@@ -8,7 +8,9 @@ use std::sync::Arc;
 use vellum::disk::{Disk, MemoryDisk, SimulatedDisk, Tear};
 use vellum::format::EntryKind;
 use vellum::process::NoReaders;
-use vellum::store::{Changes, Durability, PageChange, PageReader, SeededEntropy, Settings, State, Store, VerifyLevel};
+use vellum::store::{
+    Changes, Content, Durability, PageChange, PageReader, SeededEntropy, Settings, State, Store, VerifyLevel,
+};
 use vellum::testing::tiny;
 use vellum::{PageId, SizeClass};
 
@@ -22,7 +24,7 @@ fn page(log2: u8, index: u64) -> PageId {
 }
 
 /// A chunk whose bytes follow from one byte.
-fn chunk(byte: u8) -> Arc<[u8]> {
+fn chunk(byte: u8) -> Content<'static> {
     let mut bytes = vec![byte; CHUNK];
     bytes[CHUNK - 1] = byte.wrapping_mul(7);
     bytes.into()
@@ -36,7 +38,7 @@ fn open(disk: Arc<dyn Disk>, settings: &Settings) -> Store {
     Store::open(disk, Arc::new(NoReaders), settings.clone(), Box::new(SeededEntropy(2))).unwrap().0
 }
 
-fn commit(store: &mut Store, page: PageId, change: PageChange) {
+fn commit(store: &mut Store, page: PageId, change: PageChange<'_>) {
     let mut changes = Changes::default();
     changes.pages.insert(page, change);
     store.commit(&changes, Durability::Durable).unwrap();
@@ -213,7 +215,7 @@ fn a_cut_commit_of_a_chunked_page_is_there_whole_or_not_at_all() {
 }
 
 /// The pages of a commit too large for the log, of which each is a number.
-fn many(first: u64, count: u64, byte: u8) -> Changes {
+fn many(first: u64, count: u64, byte: u8) -> Changes<'static> {
     let mut changes = Changes::default();
     for index in first..first + count {
         let mut bytes = vec![byte; 4096];

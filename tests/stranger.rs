@@ -9,7 +9,7 @@ use vellum::disk::{Disk, Image, MemoryDisk, SimulatedDisk, Tear};
 use vellum::format::EntryKind;
 use vellum::process::NoReaders;
 use vellum::store::{
-    Changes, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, Store,
+    Changes, Content, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, Store,
 };
 use vellum::testing::{History, tiny};
 use vellum::{Error, PageId, SizeClass, Structure};
@@ -123,7 +123,7 @@ fn large_pages_large_commits_and_bookmarks_are_read() {
     let mut store = Store::create(shared, Arc::new(NoReaders), small::settings(), entropy).unwrap();
     let assert_read = |store: &Store, what: &str| assert_same(&disk.to_bytes(), store, what);
 
-    let chunk = |byte: u8| Arc::<[u8]>::from(vec![byte; 1 << 20]);
+    let chunk = |byte: u8| Content::from(vec![byte; 1 << 20]);
     let large = small::page(23, 5);
     let mut changes = Changes::default();
     changes.pages.insert(large, PageChange::OnlyChunks([(0, chunk(1)), (7, chunk(2))].into()));

@@ -6,12 +6,12 @@ use super::group::{Standing, Ticket};
 use super::handle::Shared;
 use super::head::Draft;
 use super::options::Background;
-use super::private::{Content, Origin};
+use super::private::{Content, Origin, Together};
 use super::read::{CHUNK_BYTES, Source};
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::id::PageId;
-use crate::store::{Changes, Committed, Durability, PageChange, PageReader, State};
+use crate::store::{Committed, Durability, PageReader, State};
 
 /// So many bytes of started commits may wait for being written; who wants to commit more waits first.
 const PENDING_BYTES_LIMIT: usize = 32 << 20;
@@ -122,28 +122,28 @@ impl Shared {
     }
 
     /// A writer's pages are warm. What cannot be looked up is not kept, and that is all.
-    pub(super) fn keep_committed(&self, changes: &Changes, state: &State) {
-        for (page, change) in &changes.pages {
-            let _ = self.keep_change(*page, change, state);
+    pub(super) fn keep_committed(&self, together: &Together<'_>, state: &State) {
+        for (page, content) in together.pages() {
+            let _ = self.keep_content(page, content, state);
         }
     }
 
-    fn keep_change(&self, page: PageId, change: &PageChange, state: &State) -> Result<()> {
+    fn keep_content(&self, page: PageId, content: &Content, state: &State) -> Result<()> {
         let Source { nodes, cache } = self.source();
-        match change {
-            PageChange::Whole(bytes) => {
+        match content {
+            Content::Whole(frame) => {
                 let pointer = state.pointer(nodes, page)?;
                 // A page that came out as zeros has no place, and needs none in the cache.
                 if !pointer.extent().is_empty() {
-                    cache.keep(&pointer, bytes);
+                    cache.keep(&pointer, frame.shared());
                 }
             }
-            PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) if cache.limit_bytes() > CHUNK_BYTES => {
+            Content::Chunks(chunks, _) if cache.limit_bytes() > CHUNK_BYTES => {
                 let root = state.pointer(nodes, page)?;
-                for (chunk, bytes) in chunks {
+                for (chunk, frame) in chunks {
                     let pointer = PageReader::new(nodes).chunk(page, &root, *chunk)?;
                     if !pointer.extent().is_empty() {
-                        cache.keep(&pointer, bytes);
+                        cache.keep(&pointer, frame.shared());
                     }
                 }
             }

@@ -19,9 +19,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::handle::{Handle, Shared};
 use super::head::Taken;
 use super::pending::{Member, Sequence};
-use super::private::merged;
+use super::private::Together;
 use crate::error::{Error, Result};
-use crate::store::{Changes, Committed, Durability};
+use crate::store::{Committed, Durability};
 
 /// Where the members of a group hear of their fate.
 #[derive(Debug, Default)]
@@ -305,8 +305,7 @@ impl Shared {
     }
 
     fn commit_together(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
-        let changes = merged(members);
-        let committed = self.commit(&changes, durability)?;
+        let committed = self.commit(&Together::new(members), durability)?;
         self.indices.published(&self.published.pin(), members);
         Ok(committed)
     }
@@ -336,7 +335,8 @@ impl Shared {
     }
 
     /// Commits through the core.
-    fn commit(&self, changes: &Changes, durability: Durability) -> Result<Committed> {
+    fn commit(&self, together: &Together<'_>, durability: Durability) -> Result<Committed> {
+        let changes = &together.changes();
         #[cfg(feature = "tracing")]
         let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
         let mut core = self.lock()?;
@@ -357,7 +357,7 @@ impl Shared {
             result = reclaimed.and_then(|()| core.store.commit(changes, durability));
         }
         if result.is_ok() {
-            self.keep_committed(changes, &core.store.state());
+            self.keep_committed(together, &core.store.state());
             core = self.after_commit(core);
         }
         self.settle(core, result)

@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::committer::Committer;
 use super::conflict::Claims;
 use super::head::Head;
-use super::indices::{Indices, Synced};
+use super::indices::Indices;
 use super::maintenance::{Maintenance, Pace};
 use super::options::{Event, Options};
 use super::read::Source;
@@ -56,7 +56,6 @@ pub(super) struct Shared {
     pub(super) head: Head,
     pub(super) claims: Claims,
     pub(super) indices: Indices,
-    pub(super) synced: Synced,
     pub(super) committer: Committer,
     pub(super) published: Arc<Published>,
     pub(super) nodes: Arc<Nodes>,
@@ -87,8 +86,6 @@ impl Shared {
         let cache = Arc::new(Cache::new(options.memory_bytes));
         store.set_stored_pages(Arc::clone(&cache) as _);
         let maintenance = Maintenance::default();
-        let synced = Synced::default();
-        synced.set(store.synced());
         let core = Core {
             store,
             maintenance,
@@ -108,7 +105,6 @@ impl Shared {
             head: Head::default(),
             claims: Claims::default(),
             indices: Indices::default(),
-            synced,
             committer: Committer::default(),
             published,
             nodes,
@@ -160,7 +156,6 @@ impl Shared {
             core.events.push(Event::Poisoned { reason });
         }
         let events = std::mem::take(&mut core.events);
-        self.synced.set(core.store.synced());
         drop(core);
         events.iter().for_each(|event| self.options.hook.tell(event));
     }

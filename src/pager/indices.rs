@@ -8,7 +8,6 @@
 //!   not below `refused`. Indices from the map's end up to `fresh` are taken, or in `returned`.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handle::Shared;
@@ -34,20 +33,6 @@ struct Class {
     /// The lowest index that was refused, and up to which generation a free was accepted then.
     refused: Option<(u64, Generation)>,
     fresh: u64,
-}
-
-/// The newest generation that is durable with all before it, as far as the pager was told.
-#[derive(Debug, Default)]
-pub(super) struct Synced(AtomicU64);
-
-impl Synced {
-    pub(super) fn set(&self, generation: Generation) {
-        self.0.fetch_max(generation.0, Ordering::AcqRel);
-    }
-
-    pub(super) fn get(&self) -> Generation {
-        Generation(self.0.load(Ordering::Acquire))
-    }
 }
 
 impl Default for Indices {
@@ -120,7 +105,7 @@ impl Class {
         pending: &Pending,
         class: SizeClass,
     ) -> Result<u64> {
-        let accepted = shared.synced.get().min(base.generation);
+        let accepted = shared.published.synced().min(base.generation);
         if let Some((index, accepted_then)) = self.refused
             && accepted > accepted_then
         {

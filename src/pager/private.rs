@@ -7,6 +7,7 @@
 //!   segment once, with what it was before its first change after the savepoint. Frames are shared, not copied: who
 //!   changes one that somebody shares makes a copy first.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
@@ -14,7 +15,7 @@ use super::frames::Frame;
 use super::pending::Member;
 use crate::error::{Error, Result};
 use crate::id::{PageId, SizeClass};
-use crate::store::{Changes, PageChange};
+use crate::store::{self, Changes, PageChange};
 
 /// Where a transaction has a page from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,36 +234,63 @@ impl PrivatePage {
     }
 }
 
-/// What the members changed together, as the core wants it.
-pub(super) fn merged(members: &[&Member]) -> Changes {
-    let shared = |chunks: &BTreeMap<u32, Frame>| {
-        chunks.iter().map(|(chunk, frame)| (*chunk, Arc::clone(frame.shared()))).collect()
-    };
-    let change = |private: &PrivatePage| match &private.content {
-        Content::Zero => PageChange::Zero,
-        Content::Whole(frame) => PageChange::Whole(Arc::clone(frame.shared())),
-        Content::Chunks(chunks, Others::Below) => PageChange::Chunks(shared(chunks)),
-        Content::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(shared(chunks)),
-        Content::Freed => PageChange::Free,
-    };
-    let mut changes = Changes::default();
-    changes.header = members.iter().rev().find_map(|member| member.header.as_ref()).map(|header| header.to_vec());
-    if let [member] = members {
-        changes.pages = member.pages.iter().map(|(page, private)| (*page, change(private))).collect();
-        return changes;
+/// What members of a group changed together.
+#[derive(Debug)]
+pub(super) struct Together<'a> {
+    pages: Cow<'a, BTreeMap<PageId, PrivatePage>>,
+    header: Option<&'a Arc<[u8]>>,
+}
+
+impl<'a> Together<'a> {
+    /// Puts what the members changed over each other, oldest first.
+    pub(super) fn new(members: &[&'a Member]) -> Self {
+        let header = members.iter().rev().find_map(|member| member.header.as_ref());
+        if let [member] = members {
+            return Self { pages: Cow::Borrowed(&member.pages), header };
+        }
+        let mut pages: BTreeMap<PageId, PrivatePage> = BTreeMap::new();
+        for (page, private) in members.iter().flat_map(|member| &member.pages) {
+            let together = match pages.remove(page) {
+                None => Some(private.clone()),
+                Some(before) => before.overlaid(private),
+            };
+            if let Some(together) = together {
+                pages.insert(*page, together);
+            }
+        }
+        Self { pages: Cow::Owned(pages), header }
     }
-    let mut pages: BTreeMap<PageId, PrivatePage> = BTreeMap::new();
-    for (page, private) in members.iter().flat_map(|member| &member.pages) {
-        let together = match pages.remove(page) {
-            None => Some(private.clone()),
-            Some(before) => before.overlaid(private),
-        };
-        if let Some(together) = together {
-            pages.insert(*page, together);
+
+    /// What became of each page.
+    pub(super) fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
+        self.pages.iter().map(|(page, private)| (*page, &private.content))
+    }
+
+    /// Everything, as the core wants it: the bytes stay where they are.
+    pub(super) fn changes(&self) -> Changes<'_> {
+        let mut changes = Changes::default();
+        changes.pages = self.pages().map(|(page, content)| (page, content.change())).collect();
+        changes.header = self.header.map(|header| header.to_vec());
+        changes
+    }
+}
+
+impl Content {
+    /// As the core wants it.
+    fn change(&self) -> PageChange<'_> {
+        match self {
+            Self::Zero => PageChange::Zero,
+            Self::Whole(frame) => PageChange::Whole(frame[..].into()),
+            Self::Chunks(chunks, Others::Below) => PageChange::Chunks(borrowed(chunks)),
+            Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
+            Self::Freed => PageChange::Free,
         }
     }
-    changes.pages = pages.iter().map(|(page, private)| (*page, change(private))).collect();
-    changes
+}
+
+/// The chunks' bytes, where they are.
+fn borrowed(chunks: &BTreeMap<u32, Frame>) -> BTreeMap<u32, store::Content<'_>> {
+    chunks.iter().map(|(number, frame)| (*number, frame[..].into())).collect()
 }
 
 #[cfg(test)]

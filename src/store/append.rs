@@ -230,6 +230,7 @@ impl Store {
     /// Everything through `generation` is durable.
     pub(super) fn note_synced(&mut self, generation: Generation) {
         self.synced = generation;
+        self.published.set_synced(generation);
         self.anchored = self.anchored.max(self.recorded);
         self.synced_state = None;
     }

@@ -1,32 +1,60 @@
 //! What a caller asks a commit to do, and what it gets back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use super::Spilled;
 use crate::format::CatalogueEntry;
 use crate::id::{Generation, Incarnation, PageId};
 
+/// The bytes of a page of at most 1 MiB, or of a chunk of a larger one.
+#[derive(Clone, Debug)]
+pub enum Content<'a> {
+    /// These. Those that lie at a multiple of 4096 in memory can be written from where they lie.
+    Bytes(Cow<'a, [u8]>),
+    /// Those that were written to reserved space before; the commit takes that space over.
+    Spilled(Spilled),
+}
+
+impl<'a> From<&'a [u8]> for Content<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(Cow::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Content<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(Cow::Owned(bytes))
+    }
+}
+
+impl From<Spilled> for Content<'_> {
+    fn from(spilled: Spilled) -> Self {
+        Self::Spilled(spilled)
+    }
+}
+
 /// What becomes of a page.
 #[derive(Clone, Debug)]
-pub enum PageChange {
+pub enum PageChange<'a> {
     /// These are its bytes, all of them. For classes up to 1 MiB.
-    Whole(Arc<[u8]>),
+    Whole(Content<'a>),
     /// Every byte is zero.
     Zero,
     /// These chunks of it (1 MiB each, by number) have these bytes; the others stay, or are zero in a new page. For
     /// classes above 1 MiB.
-    Chunks(BTreeMap<u32, Arc<[u8]>>),
+    Chunks(BTreeMap<u32, Content<'a>>),
     /// As `Chunks`, and every other chunk becomes zero.
-    OnlyChunks(BTreeMap<u32, Arc<[u8]>>),
+    OnlyChunks(BTreeMap<u32, Content<'a>>),
     /// It is freed.
     Free,
 }
 
-/// Everything that one commit changes.
+/// Everything that one commit changes. The bytes of pages are borrowed: nothing is copied before they are written.
 #[derive(Clone, Debug, Default)]
-pub struct Changes {
+pub struct Changes<'a> {
     /// Pages, by id. Writing a page that is not allocated allocates it.
-    pub pages: BTreeMap<PageId, PageChange>,
+    pub pages: BTreeMap<PageId, PageChange<'a>>,
     /// The new user header, if it changes.
     pub header: Option<Vec<u8>>,
     /// Snapshots and bookmarks of the new state; id, generation, incarnation, roots and header are filled in.
@@ -36,7 +64,7 @@ pub struct Changes {
     pub(super) dead: Vec<crate::format::BlockPointer>,
 }
 
-impl Changes {
+impl Changes<'_> {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty() && self.header.is_none() && self.added.is_empty() && self.removed.is_empty()

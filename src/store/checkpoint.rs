@@ -684,11 +684,17 @@ impl Store {
 
     /// Refuses what would leave no room for the next checkpoint and a commit that frees pages: so a full store can
     /// always be emptied. Commits that only free pages may use that room.
-    pub(super) fn admit(&mut self, changes: &super::Changes, prepared: &Prepared) -> Result<()> {
+    pub(super) fn admit(&mut self, changes: &super::Changes<'_>, prepared: &Prepared<'_>) -> Result<()> {
         // A page of zeros that was not there before takes its part of a node.
         if changes.gives_back() && prepared.pages.iter().all(|page| !page.old.is_null()) {
             return Ok(());
         }
+        self.keep_room(map_nodes_of(changes.pages.keys()))
+    }
+
+    /// Refuses if there is no room for the next checkpoint, with `nodes` nodes more than now, and for a commit that
+    /// frees pages.
+    pub(super) fn keep_room(&mut self, nodes: u64) -> Result<()> {
         // Log for commits that free: their own segments, since what small commits leave is in single blocks.
         while self.log.spares().len() < SPARES_NEEDED {
             let blocks = self.settings.log_segment_blocks;
@@ -697,7 +703,6 @@ impl Store {
             let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
             self.log.add_spare(spare);
         }
-        let nodes = map_nodes_of(changes.pages.keys());
         let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {

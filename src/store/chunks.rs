@@ -3,6 +3,7 @@
 
 use super::Store;
 use super::commit::{OtherChunks, PreparedPage, Unit};
+use super::publish::ChunkUpdate;
 use crate::error::Result;
 use crate::format::{BlockPointer, Entry, PointerFlags, TreeRoot, checksum};
 use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId};
@@ -13,7 +14,8 @@ use crate::space::{Purpose, Request};
 #[derive(Debug)]
 pub(super) struct BuiltChunks {
     pub(super) entries: Vec<Entry>,
-    pub(super) nodes: Vec<Unit>,
+    pub(super) nodes: Vec<Unit<'static>>,
+    pub(super) chunks: Vec<ChunkUpdate>,
 }
 
 /// The tree of a page's chunks.
@@ -29,11 +31,11 @@ impl Store {
         page: &PreparedPage,
         chunks: &[(u32, Option<usize>)],
         others: OtherChunks,
-        units: &[Unit],
+        units: &[Unit<'_>],
         generation: Generation,
         taken: &mut Vec<Extent>,
     ) -> Result<BuiltChunks> {
-        let mut entries = Vec::new();
+        let (mut entries, mut updates) = (Vec::new(), Vec::new());
         let mut tree = match others {
             OtherChunks::Stay => chunk_tree(page.page, &page.old),
             OtherChunks::Zero => {
@@ -53,6 +55,7 @@ impl Store {
                 None => BlockPointer::zero(generation),
             };
             tree.set((*chunk).into(), new);
+            updates.push(ChunkUpdate { page: page.page, chunk: *chunk, new });
             if new.stored_length > 0 {
                 entries.push(Entry::Stored { page: page.page, new });
             }
@@ -76,7 +79,7 @@ impl Store {
                 entries.push(Entry::Stored { page: page.page, new: node.pointer(generation) });
             }
         }
-        Ok(BuiltChunks { entries, nodes })
+        Ok(BuiltChunks { entries, nodes, chunks: updates })
     }
 
     /// The deaths of everything below a page's root.
@@ -101,7 +104,7 @@ impl Store {
 struct ChunkHome<'a> {
     store: &'a mut Store,
     taken: &'a mut Vec<Extent>,
-    nodes: Vec<Unit>,
+    nodes: Vec<Unit<'static>>,
 }
 
 impl Home for ChunkHome<'_> {
@@ -109,8 +112,7 @@ impl Home for ChunkHome<'_> {
         let request = Request { blocks: 1, minimum: 1, multiple: 1, purpose: Purpose::Data };
         let extent = self.store.obtain(&request)?.ok_or_else(|| self.store.no_space(1))?;
         self.taken.push(extent);
-        let (address, checksum) = (extent.start, checksum(bytes));
-        self.nodes.push(Unit { bytes: bytes.as_slice().into(), address, checksum });
-        Ok(address)
+        self.nodes.push(Unit { address: extent.start, ..Unit::new(bytes.to_vec(), checksum(bytes)) });
+        Ok(extent.start)
     }
 }

@@ -1,10 +1,12 @@
 //! Commit: from changes to a record. See the state diagram of the module above.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
 use super::append::Draft;
 use super::apply::{Applied, Mode, encode_added};
-use super::{Changes, Committed, Durability, PageChange, Store};
+use super::publish::{ChunkUpdate, Publication};
+use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spilled, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -16,18 +18,29 @@ use crate::space::{Purpose, Request};
 
 /// Bytes that are to be stored in an extent of their own.
 #[derive(Debug)]
-pub(super) struct Unit {
-    pub(super) bytes: Arc<[u8]>,
+pub(super) struct Unit<'a> {
+    pub(super) bytes: UnitBytes<'a>,
     /// Its extent, once it has one.
     pub(super) address: Block,
     pub(super) checksum: u32,
 }
 
+/// Where a unit's bytes are.
+#[derive(Debug)]
+pub(super) enum UnitBytes<'a> {
+    /// In memory, to be written.
+    Here(Cow<'a, [u8]>),
+    /// In their extent: so many were written there before.
+    Written(u32),
+}
+
 /// What a commit will do, before any space is taken.
 #[derive(Debug, Default)]
-pub(super) struct Prepared {
-    pub(super) units: Vec<Unit>,
+pub(super) struct Prepared<'a> {
+    pub(super) units: Vec<Unit<'a>>,
     pub(super) pages: Vec<PreparedPage>,
+    /// Reservations that the commit takes over.
+    pub(super) spilled: Vec<Reserved>,
 }
 
 /// A page that changes.
@@ -71,8 +84,9 @@ impl Store {
     /// # Errors
     /// `CommitUnknown` if the commit's fate is known only after reopening; after any other error nothing was
     /// committed: `NoSpace` (frees and later commits go on), `Poisoned`, `Io` and `Corrupt` while reading the maps,
-    /// `PageNotFound` for freeing a page that is not allocated, `HeaderTooLarge`.
-    pub fn commit(&mut self, changes: &Changes, durability: Durability) -> Result<Committed> {
+    /// `PageNotFound` for freeing a page that is not allocated, `OutOfPage` for bytes that are not as long as the page
+    /// (or chunk), `NotReserved` for spilled bytes whose space was given back or taken before, `HeaderTooLarge`.
+    pub fn commit(&mut self, changes: &Changes<'_>, durability: Durability) -> Result<Committed> {
         self.medium.check()?;
         let generation = self.state().generation.next().ok_or(Error::Exhausted { counter: "generation" })?;
         if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
@@ -93,7 +107,7 @@ impl Store {
     }
 
     /// Looks up what the changes replace, and finds the bytes to be stored.
-    fn prepare(&self, changes: &Changes) -> Result<Prepared> {
+    fn prepare<'a>(&self, changes: &'a Changes<'_>) -> Result<Prepared<'a>> {
         if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
             return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
         }
@@ -105,12 +119,12 @@ impl Store {
                 PageChange::Free if old.is_null() => return Err(Error::PageNotFound { page }),
                 PageChange::Free => NewPage::Free,
                 PageChange::Zero => NewPage::Zero,
-                PageChange::Whole(bytes) => {
-                    if bytes.len() as u64 != page.class().page_bytes() || page.class().is_chunked() {
-                        let length = bytes.len() as u64;
+                PageChange::Whole(content) => {
+                    let length = content.length_bytes();
+                    if length != page.class().page_bytes() || page.class().is_chunked() {
                         return Err(Error::OutOfPage { page, offset: 0, length });
                     }
-                    match prepared.unit(bytes) {
+                    match prepared.unit(content) {
                         Some(unit) => NewPage::Unit(unit),
                         None => NewPage::Zero,
                     }
@@ -122,13 +136,26 @@ impl Store {
             };
             prepared.pages.push(PreparedPage { page, old, new });
         }
+        self.check_spilled(&prepared.spilled)?;
         Ok(prepared)
+    }
+
+    /// Every spilled unit has its reservation, and is named once (E3).
+    fn check_spilled(&self, spilled: &[Reserved]) -> Result<()> {
+        let mut named = HashSet::new();
+        for reserved in spilled {
+            self.reservations.check(reserved)?;
+            if !named.insert(reserved.extent().start) {
+                return Err(Error::NotReserved { extent: reserved.extent() });
+            }
+        }
+        Ok(())
     }
 
     fn commit_prepared(
         &mut self,
-        changes: &Changes,
-        mut prepared: Prepared,
+        changes: &Changes<'_>,
+        mut prepared: Prepared<'_>,
         generation: Generation,
         durability: Durability,
         taken: &mut Vec<Extent>,
@@ -140,6 +167,7 @@ impl Store {
         let run_blocks = blocks + unit_blocks;
         let in_log = unit_blocks > 0
             && unit_blocks <= self.settings.in_log_blocks.into()
+            && prepared.spilled.is_empty()
             && !chunked
             && blocks <= self.settings.record_limit_blocks()
             && self.log.plan(run_blocks).is_some()
@@ -155,11 +183,11 @@ impl Store {
             for page in &prepared.pages {
                 draft.entries.push(prepared.entry(page, generation));
             }
-            let behind: Vec<&[u8]> = prepared.units.iter().map(|unit| &unit.bytes[..]).collect();
+            let behind: Vec<&[u8]> = prepared.units.iter().map(Unit::to_write).collect();
             self.append(&draft, plan, &behind, behind.iter().copied(), generation, durability)?;
             self.counters.commits_in_log += 1;
             self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
-            return self.committed(&draft.entries, &draft.blob, generation);
+            return self.committed(&draft.entries, &draft.blob, generation, &[]);
         }
 
         self.place_units(&mut prepared.units, taken)?;
@@ -169,11 +197,13 @@ impl Store {
             }
         }
         let mut node_units = Vec::new();
+        let mut chunk_updates = Vec::new();
         for page in &prepared.pages {
             if let NewPage::Chunks { chunks, others } = &page.new {
                 let built = self.build_chunks(page, chunks, *others, &prepared.units, generation, taken)?;
                 draft.entries.extend(built.entries);
                 node_units.extend(built.nodes);
+                chunk_updates.extend(built.chunks);
             }
             if page.old.is_indirect() && matches!(page.new, NewPage::Free | NewPage::Zero) {
                 draft.entries.extend(self.dead_chunks(page.page, &page.old)?);
@@ -182,30 +212,34 @@ impl Store {
         self.admit(changes, &prepared)?;
         self.write_units(&prepared.units)?;
         self.write_units(&node_units)?;
-        self.commit_written(draft, &prepared.units, &node_units, generation, durability, taken)
+        let written = Written { units: &prepared.units, nodes: &node_units, chunks: &chunk_updates };
+        let committed = self.commit_written(draft, &written, &prepared.spilled, generation, durability, taken)?;
+        prepared.spilled.iter().try_for_each(|reserved| self.reservations.end(reserved))?;
+        Ok(committed)
     }
 
     /// The pages lie in their extents: what is left is the record, whose body may be too large for the log.
     fn commit_written(
         &mut self,
         mut draft: Draft,
-        units: &[Unit],
-        nodes: &[Unit],
+        written: &Written<'_>,
+        spilled: &[Reserved],
         generation: Generation,
         durability: Durability,
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
         let entries = std::mem::take(&mut draft.entries);
         let blob = draft.blob.clone();
-        let stored_bytes: usize = units.iter().chain(nodes).map(|unit| unit.bytes.len()).sum();
+        let stored_bytes: usize = written.all().map(|unit| unit.to_write().len()).sum();
         let external = record_blocks(entries.len(), blob.len()) > self.settings.record_limit_blocks();
         let body = match external {
             true => self.write_body(&entries, taken)?,
             false => Vec::new(),
         };
-        if external || stored_bytes as u64 > self.settings.unsynced_limit_bytes {
+        // What was spilled is not among the bytes that the seal covers (E2).
+        if external || !spilled.is_empty() || stored_bytes as u64 > self.settings.unsynced_limit_bytes {
             // The record will say that its pages need no verification: they must be durable before it is written.
-            if !self.sabotaged_skip_sync() {
+            if !self.sabotaged_skip_sync() && !self.sabotaged_spill_unsynced() {
                 self.counters.syncs += 1;
                 self.medium.sync()?;
                 self.unsynced_bytes = 0;
@@ -228,23 +262,33 @@ impl Store {
             true => Vec::new(),
             false => {
                 let by_address: std::collections::HashMap<Block, &[u8]> =
-                    units.iter().chain(nodes).map(|unit| (unit.address, &unit.bytes[..])).collect();
+                    written.all().map(|unit| (unit.address, unit.to_write())).collect();
                 stored_pointers(&entries).filter_map(|pointer| by_address.get(&pointer.address).copied()).collect()
             }
         };
         self.append(&draft, plan, &[], sealed.into_iter(), generation, durability)?;
         self.counters.page_bytes += stored_bytes as u64;
         let all = [body, entries].concat();
-        self.committed(&all, &blob, generation)
+        self.committed(&all, &blob, generation, written.chunks)
     }
 
-    pub(super) fn committed(&mut self, entries: &[Entry], blob: &[u8], generation: Generation) -> Result<Committed> {
+    /// The record is a fact: what it says becomes the state.
+    pub(super) fn committed(
+        &mut self,
+        entries: &[Entry],
+        blob: &[u8],
+        generation: Generation,
+        chunks: &[ChunkUpdate],
+    ) -> Result<Committed> {
         let incarnation = self.incarnation;
         if self.synced < generation && self.synced_state.is_none() {
             self.synced_state = Some(self.state());
         }
         if self.sabotaged_late_homes() {
             self.stale_state = Some(self.state());
+        }
+        if let Some(hook) = &self.publish_hook {
+            hook.publish(&Publication::new(generation, entries, chunks));
         }
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         if let Some(pages) = &self.stored_pages {
@@ -259,7 +303,7 @@ impl Store {
     }
 
     /// Entries and payloads that do not concern pages.
-    fn draft(&self, changes: &Changes) -> Draft {
+    fn draft(&self, changes: &Changes<'_>) -> Draft {
         let mut draft = Draft::default();
         let mut put = |bytes: &[u8]| {
             let offset = draft.blob.len() as u32;
@@ -282,10 +326,11 @@ impl Store {
     }
 
     /// Finds extents for the units, as few as can be.
-    fn place_units(&mut self, units: &mut [Unit], taken: &mut Vec<Extent>) -> Result<()> {
-        let mut left: u64 = units.iter().map(Unit::blocks).sum();
+    fn place_units(&mut self, units: &mut [Unit<'_>], taken: &mut Vec<Extent>) -> Result<()> {
+        let is_to_be_placed = |unit: &&mut Unit<'_>| !unit.to_write().is_empty();
+        let mut left: u64 = units.iter_mut().filter(is_to_be_placed).map(|unit| unit.blocks()).sum();
         let mut free = Extent::default();
-        for unit in units {
+        for unit in units.iter_mut().filter(is_to_be_placed) {
             let blocks = unit.blocks() as u32;
             if free.blocks < blocks {
                 self.return_rest(free, taken)?;
@@ -314,9 +359,10 @@ impl Store {
     }
 
     /// Writes units to their extents, neighbours in one go.
-    pub(super) fn write_units(&mut self, units: &[Unit]) -> Result<()> {
+    pub(super) fn write_units(&mut self, units: &[Unit<'_>]) -> Result<()> {
         const STAGING_BLOCKS: u64 = 1024;
-        let mut rest = units;
+        let units: Vec<&Unit<'_>> = units.iter().filter(|unit| !unit.to_write().is_empty()).collect();
+        let mut rest = &units[..];
         while let [first, ..] = rest {
             let (mut count, mut blocks) = (0, 0);
             while let Some(unit) = rest.get(count)
@@ -335,8 +381,8 @@ impl Store {
             let mut target = &mut staging[..];
             for unit in run {
                 let (bytes, after) = target.split_at_mut(unit.blocks() as usize * BLOCK_LENGTH);
-                let (stored, padding) = bytes.split_at_mut(unit.bytes.len());
-                stored.copy_from_slice(&unit.bytes);
+                let (stored, padding) = bytes.split_at_mut(unit.to_write().len());
+                stored.copy_from_slice(unit.to_write());
                 padding.fill(0);
                 target = after;
             }
@@ -416,9 +462,56 @@ pub(super) fn stored_pointers(entries: &[Entry]) -> impl Iterator<Item = &BlockP
     })
 }
 
-impl Unit {
+/// Units of a commit that lie in their extents.
+struct Written<'a> {
+    units: &'a [Unit<'a>],
+    nodes: &'a [Unit<'a>],
+    chunks: &'a [ChunkUpdate],
+}
+
+impl Written<'_> {
+    fn all(&self) -> impl Iterator<Item = &Unit<'_>> {
+        self.units.iter().chain(self.nodes)
+    }
+}
+
+impl Content<'_> {
+    fn length_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Spilled(spilled) => spilled.stored_length.into(),
+        }
+    }
+}
+
+impl<'a> Unit<'a> {
+    /// Bytes in memory, to be stored.
+    pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: u32) -> Self {
+        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum }
+    }
+
+    fn spilled(spilled: &Spilled) -> Self {
+        let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
+        Self { bytes, address, checksum: spilled.checksum }
+    }
+
+    /// The bytes that are not on disk yet.
+    pub(super) fn to_write(&self) -> &[u8] {
+        match &self.bytes {
+            UnitBytes::Here(bytes) => bytes,
+            UnitBytes::Written(_) => &[],
+        }
+    }
+
+    pub(super) fn stored_length(&self) -> u32 {
+        match &self.bytes {
+            UnitBytes::Here(bytes) => bytes.len() as u32,
+            UnitBytes::Written(length) => *length,
+        }
+    }
+
     pub(super) fn blocks(&self) -> u64 {
-        self.bytes.len().div_ceil(BLOCK_LENGTH) as u64
+        u64::from(self.stored_length()).div_ceil(BLOCK_LENGTH as u64)
     }
 
     pub(super) fn pointer(&self, birth: Generation) -> BlockPointer {
@@ -426,40 +519,39 @@ impl Unit {
             address: self.address,
             codec: Codec::Raw,
             flags: PointerFlags::default(),
-            stored_length: self.bytes.len() as u32,
+            stored_length: self.stored_length(),
             checksum: self.checksum,
             birth,
         }
     }
 }
 
-impl Prepared {
+impl<'a> Prepared<'a> {
     /// Adds bytes to be stored; `None` if they are all zero and need no place.
-    fn unit(&mut self, bytes: &Arc<[u8]>) -> Option<usize> {
-        if bytes.iter().all(|byte| *byte == 0) {
-            return None;
-        }
-        let unit = Unit { bytes: Arc::clone(bytes), address: Block(0), checksum: checksum(bytes) };
+    fn unit(&mut self, content: &'a Content<'_>) -> Option<usize> {
+        let unit = match content {
+            Content::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => return None,
+            Content::Bytes(bytes) => Unit::new(&bytes[..], checksum(bytes)),
+            Content::Spilled(spilled) => {
+                self.spilled.push(spilled.reserved);
+                Unit::spilled(spilled)
+            }
+        };
         self.units.push(unit);
         Some(self.units.len() - 1)
     }
 
-    fn chunks(
-        &mut self,
-        page: PageId,
-        chunks: &std::collections::BTreeMap<u32, Arc<[u8]>>,
-        others: OtherChunks,
-    ) -> Result<NewPage> {
+    fn chunks(&mut self, page: PageId, chunks: &'a BTreeMap<u32, Content<'_>>, others: OtherChunks) -> Result<NewPage> {
         let mut units = Vec::with_capacity(chunks.len());
-        for (&chunk, bytes) in chunks {
-            let (offset, length) = (u64::from(chunk) * u64::from(STORED_LIMIT), bytes.len() as u64);
+        for (&chunk, content) in chunks {
+            let (offset, length) = (u64::from(chunk) * u64::from(STORED_LIMIT), content.length_bytes());
             if u64::from(chunk) >= page.class().chunks()
                 || length != u64::from(STORED_LIMIT)
                 || !page.class().is_chunked()
             {
                 return Err(Error::OutOfPage { page, offset, length });
             }
-            units.push((chunk, self.unit(bytes)));
+            units.push((chunk, self.unit(content)));
         }
         Ok(NewPage::Chunks { chunks: units, others })
     }

@@ -59,6 +59,13 @@ impl Medium {
         self.disk.write_at(offset, bytes).map_err(|source| self.error("write", Some(offset), source))
     }
 
+    /// As [`Medium::write`], from several places in memory.
+    pub(super) fn write_vectored(&self, start: Block, buffers: &[IoSlice<'_>]) -> Result<()> {
+        self.check()?;
+        let offset = start.offset_bytes();
+        self.disk.write_vectored_at(offset, buffers).map_err(|source| self.error("write", Some(offset), source))
+    }
+
     /// Writes a record (and what lies behind it) or a superblock. A failure poisons.
     pub(super) fn write_vital(&self, start: Block, bytes: &[u8]) -> Result<()> {
         self.vitally("write", Some(start.offset_bytes()), |disk, offset| disk.write_at(offset, bytes))

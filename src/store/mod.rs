@@ -44,28 +44,32 @@ mod create;
 mod journal;
 mod medium;
 mod moves;
+mod publish;
 mod read;
 mod recovery;
 mod reuse;
 mod sabotage;
 mod settings;
 mod snapshots;
+mod spill;
 mod state;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-pub use changes::{Changes, Committed, Durability, PageChange};
+pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
 pub use create::{FileState, file_state};
 pub use medium::Medium;
 pub use moves::{Cleaner, MoveReport, StoredPages};
+pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::Sabotage;
 pub use settings::{Entropy, MakeStrategy, NewSpace, SeededEntropy, Settings, SystemEntropy};
+pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
@@ -80,6 +84,7 @@ use crate::space::Space;
 
 use journal::Journal;
 use reuse::{Conditions, Deferred};
+use spill::Reservations;
 use state::Pins;
 
 /// An open store: the committed state, and how it changes. See the module.
@@ -104,6 +109,10 @@ pub struct Store {
     staging: AlignedBuffer,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
+    /// Who hears of every commit before readers can see it.
+    publish_hook: Option<Arc<dyn PublishHook>>,
+    /// Space taken for units that a later commit may name. Memory only.
+    reservations: Reservations,
     /// Free blocks of segments that are being emptied, kept from use until they are empty.
     closed: Vec<Extent>,
     /// Bodies of records that lie outside of the log, with the records' generations.

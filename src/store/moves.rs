@@ -14,7 +14,7 @@ use super::commit::Unit;
 use super::{Committed, Durability, Store};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, Entry, PointerFlags, record_blocks};
-use crate::id::{BLOCK_LENGTH, Block, Extent, Generation, PageId, SizeClass};
+use crate::id::{BLOCK_LENGTH, Extent, Generation, PageId, SizeClass};
 use crate::space::{Purpose, Request, Segment};
 
 /// What a step of cleaning did.
@@ -118,7 +118,7 @@ impl Store {
         durability: Durability,
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
-        let mut units = Vec::with_capacity(moving.len());
+        let mut stored = Vec::with_capacity(moving.len());
         for (page, pointer) in moving {
             let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(pointer)) {
                 Some(stored) => stored,
@@ -129,8 +129,11 @@ impl Store {
                     Arc::from(bytes)
                 }
             };
-            units.push(Unit { bytes, address: Block(0), checksum: pointer.checksum });
+            stored.push(bytes);
         }
+        let with_pointers = stored.iter().zip(moving);
+        let mut units: Vec<Unit<'_>> =
+            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], pointer.checksum)).collect();
         let mut left: u64 = units.iter().map(Unit::blocks).sum();
         let mut free = Extent::default();
         for unit in &mut units {
@@ -159,17 +162,17 @@ impl Store {
             .collect();
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
-        let sealed = units.iter().map(|unit| &unit.bytes[..]);
+        let sealed = units.iter().map(Unit::to_write);
         self.append(&draft, plan, &[], sealed, generation, durability)?;
-        self.counters.moved_bytes += units.iter().map(|unit| unit.bytes.len() as u64).sum::<u64>();
+        self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
         if let Some(pages) = &self.stored_pages {
-            for (entry, unit) in entries.iter().zip(&units) {
+            for (entry, bytes) in entries.iter().zip(&stored) {
                 if let Entry::Move { new, .. } = entry {
-                    pages.moved(new, &unit.bytes);
+                    pages.moved(new, bytes);
                 }
             }
         }
-        self.committed(&entries, &[], generation)
+        self.committed(&entries, &[], generation, &[])
     }
 
     /// How many wholly free segments placement has left.

@@ -218,6 +218,8 @@ impl Store {
             notes: VecDeque::new(),
             staging: AlignedBuffer::zeroed(0),
             stored_pages: None,
+            publish_hook: None,
+            reservations: Default::default(),
             closed: Vec::new(),
             bodies: Vec::new(),
             synced: superblock.generation,

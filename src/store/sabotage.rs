@@ -34,6 +34,8 @@ sabotages! {
     SkipSync => sabotaged_skip_sync,
     /// A durable write of the record stands for the sync of the pages written before it.
     DurableWriteForSync => sabotaged_durable_write_for_sync,
+    /// A commit that names spilled pages does not sync them first.
+    SpillUnsynced => sabotaged_spill_unsynced,
     /// R2 without the condition that the writer of the extent is anchored.
     IgnoreAnchored => sabotaged_ignore_anchored,
     /// A commit is acknowledged before its sync, which comes with the next one.

@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// The change that makes a page what it was.
-    fn copy_of(&self, page: PageId, was: &BlockPointer, is: &BlockPointer) -> Result<PageChange> {
+    fn copy_of(&self, page: PageId, was: &BlockPointer, is: &BlockPointer) -> Result<PageChange<'static>> {
         if was.is_null() {
             return Ok(PageChange::Free);
         }

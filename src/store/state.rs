@@ -1,6 +1,7 @@
 //! The committed state as a value, and who holds which one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
@@ -74,9 +75,12 @@ pub(super) fn empty_maps() -> Maps {
 }
 
 /// The published state, and the pins of those who read one.
+///
+/// Its lock is held for a few instructions at a time, by a commit too: never during input or output.
 #[derive(Debug)]
 pub struct Published {
     inner: Mutex<Inner>,
+    synced: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -95,8 +99,19 @@ pub struct Pinned {
 
 impl Published {
     pub(super) fn new(state: State) -> Self {
+        let synced = AtomicU64::new(state.generation.0);
         let inner = Inner { state: Arc::new(state), by_generation: BTreeMap::new(), by_base: BTreeMap::new() };
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), synced }
+    }
+
+    /// The newest generation that is durable, with all before it. Takes no lock. It rises before the state of a durable
+    /// commit is published, so it may be one ahead of [`Published::pin`].
+    pub fn synced(&self) -> Generation {
+        Generation(self.synced.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_synced(&self, synced: Generation) {
+        self.synced.store(synced.0, Ordering::Release);
     }
 
     /// Holds the newest state. Never waits for a commit's input or output.

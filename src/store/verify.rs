@@ -177,6 +177,9 @@ impl Verifier<'_> {
         for extent in self.store.closed.clone() {
             self.claim(extent, "a segment that is being emptied", None);
         }
+        for extent in self.store.reservations.extents().collect::<Vec<_>>() {
+            self.claim(extent, "reserved space", None);
+        }
         for (extent, _) in self.store.bodies.clone() {
             self.claim(extent, "the body of a record", None);
         }

@@ -11,8 +11,8 @@ use crate::id::{Generation, PageId, SizeClass};
 use crate::process::NoReaders;
 use crate::space::FirstFit;
 use crate::store::{
-    Changes, CheckpointJob, Committed, Durability, NewSpace, PageChange, Pinned, Progress, SeededEntropy, Settings,
-    Store,
+    Changes, CheckpointJob, Committed, Content, Durability, NewSpace, PageChange, Pinned, Progress, SeededEntropy,
+    Settings, Spilled, Store,
 };
 
 /// One thing that a history does.
@@ -22,6 +22,12 @@ pub enum Step {
     Write(Vec<(u8, u64)>),
     /// The same, without a sync.
     WriteDeferred(Vec<(u8, u64)>),
+    /// Reserves space for new versions of these pages and writes them there, for a later step to commit.
+    Spill(Vec<(u8, u64)>),
+    /// Commits everything that was spilled, with new versions of these pages.
+    WriteSpilled(Vec<(u8, u64)>),
+    /// Gives back everything that was spilled.
+    GiveBackSpilled,
     /// Frees these pages; those that are not there are left out.
     Free(Vec<(u8, u64)>),
     /// Sets the user header.
@@ -83,6 +89,7 @@ pub struct History {
     /// The views that are open.
     pub views: Views,
     version: u64,
+    spilled: BTreeMap<PageId, (u64, Vec<Spilled>)>,
     job: Option<CheckpointJob>,
     synced: Generation,
 }
@@ -98,6 +105,29 @@ pub enum Outcome {
 
 fn page_of(&(log2, index): &(u8, u64)) -> Option<PageId> {
     PageId::new(SizeClass::new(log2)?, index)
+}
+
+/// The bytes of a version of a page: whole, or in chunks.
+fn units_of(page: PageId, version: u64) -> Vec<Vec<u8>> {
+    let unit = page.class().page_bytes().min(SizeClass::CHUNK.page_bytes());
+    let offsets = (0..page.class().page_bytes()).step_by(unit as usize);
+    offsets
+        .map(|offset| {
+            let mut bytes = vec![0; unit as usize];
+            page_bytes(page, version, offset, &mut bytes);
+            bytes
+        })
+        .collect()
+}
+
+/// The change that gives a page these units, all it has.
+fn change_of<'a>(page: PageId, units: impl Iterator<Item = Content<'a>>, fresh: bool) -> PageChange<'a> {
+    let mut units = (0..).zip(units);
+    match (page.class().is_chunked(), fresh) {
+        (false, _) => units.next().map_or(PageChange::Zero, |(_, unit)| PageChange::Whole(unit)),
+        (true, true) => PageChange::OnlyChunks(units.collect()),
+        (true, false) => PageChange::Chunks(units.collect()),
+    }
 }
 
 impl History {
@@ -119,7 +149,8 @@ impl History {
     /// None; for symmetry.
     pub fn on(disk: Arc<SimulatedDisk>, store: Store, model: Model, version: u64) -> Result<Self> {
         let synced = store.state().generation;
-        let mut history = Self { disk, store, model, views: Vec::new(), version, job: None, synced };
+        let mut history =
+            Self { disk, store, model, views: Vec::new(), version, spilled: BTreeMap::new(), job: None, synced };
         let generation = history.store.state().generation;
         let state = history.model.newest();
         history.model.commit(generation, state);
@@ -172,6 +203,33 @@ impl History {
                 }
                 let committed = self.store.commit(&changes, durability)?;
                 self.committed(committed, state, durability);
+            }
+            Step::Spill(pages) => {
+                for page in pages.iter().filter_map(page_of) {
+                    self.spill(page)?;
+                }
+            }
+            Step::WriteSpilled(pages) => {
+                let spilled = self.spilled.clone();
+                let mut changes = Changes::default();
+                for (page, (version, units)) in &spilled {
+                    let fresh = !state.pages.contains_key(page);
+                    changes.pages.insert(*page, change_of(*page, units.iter().map(|unit| (*unit).into()), fresh));
+                    state.pages.insert(*page, *version);
+                }
+                for page in pages.iter().filter_map(page_of).filter(|page| !spilled.contains_key(page)) {
+                    let fresh = !state.pages.contains_key(&page);
+                    changes.pages.insert(page, self.new_version(page, fresh));
+                    state.pages.insert(page, self.version);
+                }
+                let committed = self.store.commit(&changes, Durability::Durable)?;
+                self.spilled.clear();
+                self.committed(committed, state, Durability::Durable);
+            }
+            Step::GiveBackSpilled => {
+                for unit in std::mem::take(&mut self.spilled).into_values().flat_map(|(_, units)| units) {
+                    self.store.give_back_reserved(unit.reserved())?;
+                }
             }
             Step::Free(pages) => {
                 let mut changes = Changes::default();
@@ -267,22 +325,23 @@ impl History {
     }
 
     /// A change that gives a page its next version.
-    fn new_version(&mut self, page: PageId, fresh: bool) -> PageChange {
+    fn new_version(&mut self, page: PageId, fresh: bool) -> PageChange<'static> {
         self.version += 1;
-        let class = page.class();
-        let chunk_bytes = SizeClass::CHUNK.page_bytes();
-        if !class.is_chunked() {
-            let mut bytes = vec![0; class.page_bytes() as usize];
-            page_bytes(page, self.version, 0, &mut bytes);
-            return PageChange::Whole(bytes.into());
+        change_of(page, units_of(page, self.version).into_iter().map(Content::from), fresh)
+    }
+
+    /// Writes a page's next version to space of its own.
+    fn spill(&mut self, page: PageId) -> Result<()> {
+        let units = units_of(page, self.version + 1);
+        let lengths: Vec<u32> = units.iter().map(|unit| unit.len() as u32).collect();
+        let reserved = self.store.reserve(&lengths)?;
+        self.version += 1;
+        let with_bytes: Vec<_> = reserved.into_iter().zip(units.iter().map(|unit| &unit[..])).collect();
+        let spilled = self.store.medium().spill(&with_bytes)?;
+        for unit in self.spilled.insert(page, (self.version, spilled)).into_iter().flat_map(|(_, units)| units) {
+            self.store.give_back_reserved(unit.reserved())?;
         }
-        let mut chunks = BTreeMap::new();
-        for chunk in 0..class.chunks() {
-            let mut bytes = vec![0; chunk_bytes as usize];
-            page_bytes(page, self.version, chunk * chunk_bytes, &mut bytes);
-            chunks.insert(chunk as u32, Arc::from(bytes));
-        }
-        if fresh { PageChange::OnlyChunks(chunks) } else { PageChange::Chunks(chunks) }
+        Ok(())
     }
 
     /// The last version given to a page.

@@ -52,7 +52,7 @@ fn record(history: &History, earlier: &mut Vec<Bytes>) {
 /// A page of 2 MiB whose first chunk was written as zeros: it has a tree of chunks, and one block.
 fn write_sparse_page(history: &mut History) {
     let page = PageId::new(SizeClass::new(21).unwrap(), 0).unwrap();
-    let zeros: Arc<[u8]> = vec![0; 1 << 20].into();
+    let zeros = vec![0; 1 << 20].into();
     let mut changes = Changes::default();
     changes.pages.insert(page, PageChange::Chunks(BTreeMap::from([(0, zeros)])));
     let committed = history.store.commit(&changes, Durability::Durable).unwrap();

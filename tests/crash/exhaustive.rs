@@ -114,3 +114,34 @@ fn every_workload_of_up_to_three_operations_survives_every_cut() {
     assert!(all.states >= 1_000_000, "only {} states", all.states);
     assert!(all.double >= 100_000, "only {} states after a second crash", all.double);
 }
+
+#[test]
+fn spilled_pages_are_there_with_their_commit_or_leave_nothing_behind() {
+    let mut explorer = Explorer::new(Tear::Every16, 4_000, 0);
+    explorer.work_every = 4;
+    explorer.second_every = 64;
+    explorer.second_limit = 24;
+    let spill = Step::Spill(vec![(12, 0), (13, 3), (12, 7)]);
+    let ends = [
+        vec![Step::WriteSpilled(vec![(12, 2)])],
+        vec![Step::GiveBackSpilled, Step::Write(vec![(13, 4), (12, 8), (12, 0)])],
+        vec![Step::Checkpoint, Step::WriteSpilled(Vec::new()), Step::Checkpoint],
+    ];
+    for (_, between) in operations() {
+        for end in &ends {
+            let mut steps = vec![spill.clone(), between.clone()];
+            steps.extend(end.iter().cloned());
+            let mut history = beginning();
+            for step in &steps {
+                history.step(step).unwrap();
+                history.check().unwrap_or_else(|message| panic!("after {steps:?}: {message}"));
+            }
+            history.disk.mark(&format!("{}", history.store.status().synced.0));
+            let points = history.disk.take_crash_points();
+            let explored = explorer.explore("spill", &points, &history.model, &geometry());
+            explored.unwrap_or_else(|failure| panic!("after {steps:?}\n{failure}"));
+        }
+    }
+    println!("spill: {}", explorer.total());
+    assert!(explorer.total().states > 5_000);
+}

@@ -23,7 +23,7 @@ impl Random {
     }
 
     pub(crate) fn step(&mut self) -> Step {
-        match self.below(30) {
+        match self.below(34) {
             0..=9 => Step::Write(self.pages()),
             10..=12 => Step::WriteDeferred(self.pages()),
             13..=14 => Step::Free(self.pages()),
@@ -37,6 +37,9 @@ impl Random {
             24 => Step::RollBack(self.below(4) as u8),
             25..=26 => Step::Move(self.pages()),
             27 => Step::View,
+            30 => Step::Spill(self.pages()),
+            31..=32 => Step::WriteSpilled(self.pages()),
+            33 => Step::GiveBackSpilled,
             _ => Step::CloseView,
         }
     }

@@ -19,7 +19,7 @@ pub(crate) fn page(log2: u8, index: u64) -> PageId {
 }
 
 /// A page's bytes: a text, and zeros.
-pub(crate) fn text(page: PageId, text: &str) -> PageChange {
+pub(crate) fn text(page: PageId, text: &str) -> PageChange<'static> {
     let mut bytes = vec![0; page.class().page_bytes() as usize];
     bytes[..text.len()].copy_from_slice(text.as_bytes());
     PageChange::Whole(bytes.into())
