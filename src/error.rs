@@ -251,6 +251,33 @@ pub enum Error {
     #[error("the savepoint belongs to another transaction, or it was undone with an older one")]
     SavepointNotFound,
 
+    /// The memory budget is smaller than what was asked for at once.
+    #[error("a memory budget of {budget_bytes} bytes cannot hold {needed_bytes}; give a larger one")]
+    BudgetTooSmall {
+        /// The budget.
+        budget_bytes: usize,
+        /// What it would have to be at least.
+        needed_bytes: usize,
+    },
+
+    /// The memory budget is used up by what cannot be evicted. Once some of it is given up, the same call works.
+    #[error("no {needed_bytes} bytes are left of a memory budget of {budget_bytes}: {}", listed(held_by))]
+    BudgetExhausted {
+        /// What was asked for.
+        needed_bytes: usize,
+        /// The budget.
+        budget_bytes: usize,
+        /// Who holds how much, the most first.
+        held_by: Vec<Holder>,
+    },
+
+    /// Within a scope: the page has to be loaded first. To be passed on by `?`; the scope loads it and runs again.
+    #[error("page {page} is not in memory; pass this error on, and the scope runs again")]
+    PageNotInMemory {
+        /// The page.
+        page: PageId,
+    },
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,
@@ -299,8 +326,17 @@ impl std::fmt::Display for Contended {
     }
 }
 
+/// Who holds a part of the memory budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What or who: `guards`, `private frames`, or the owner that a reservation was made for.
+    pub what: String,
+    /// How much.
+    pub bytes: usize,
+}
+
 /// Bytes that are not what Vellum wrote: which structure, where, of which page, and what is wrong with them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: corrupt {structure}{} at byte {offset}: {fault}", path.display(), of_page(*page))]
 pub struct Corruption {
     /// The file.
@@ -424,6 +460,53 @@ impl Error {
             _ => false,
         }
     }
+}
+
+impl Error {
+    /// The same error for another one who waited for the same thing.
+    pub(crate) fn copy(&self) -> Self {
+        match self {
+            Self::Io { operation, path, offset, source } => {
+                Self::Io { operation, path: path.clone(), offset: *offset, source: copy_of(source) }
+            }
+            Self::Memory { operation, bytes, source } => {
+                Self::Memory { operation, bytes: *bytes, source: copy_of(source) }
+            }
+            Self::Corrupt(corruption) => Self::Corrupt(corruption.clone()),
+            Self::PageNotFound { page } => Self::PageNotFound { page: *page },
+            Self::PageExceedsBudget { page } => Self::PageExceedsBudget { page: *page },
+            Self::BudgetTooSmall { budget_bytes, needed_bytes } => {
+                Self::BudgetTooSmall { budget_bytes: *budget_bytes, needed_bytes: *needed_bytes }
+            }
+            Self::BudgetExhausted { needed_bytes, budget_bytes, held_by } => Self::BudgetExhausted {
+                needed_bytes: *needed_bytes,
+                budget_bytes: *budget_bytes,
+                held_by: held_by.clone(),
+            },
+            Self::Poisoned { path, reason } => Self::Poisoned { path: path.clone(), reason: reason.clone() },
+            Self::Closed => Self::Closed,
+            // What loading a page does not fail with.
+            other => Self::Io {
+                operation: "load",
+                path: PathBuf::new(),
+                offset: None,
+                source: io::Error::other(other.to_string()),
+            },
+        }
+    }
+}
+
+/// The system's error number, or kind and text.
+fn copy_of(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+fn listed(held_by: &[Holder]) -> String {
+    let parts: Vec<String> = held_by.iter().map(|holder| format!("{} {}", holder.what, holder.bytes)).collect();
+    parts.join(", ")
 }
 
 impl From<Corruption> for Error {

@@ -37,6 +37,7 @@
 mod error;
 mod id;
 
+pub mod buffer;
 pub mod disk;
 pub mod format;
 pub mod log;
@@ -49,7 +50,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use error::{Contended, Corruption, Error, Fault, Result, Structure};
+pub use error::{Contended, Corruption, Error, Fault, Holder, Result, Structure};
 pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };

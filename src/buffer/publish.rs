@@ -1,0 +1,172 @@
+//! Publication: what a commit wrote becomes what readers find.
+
+use std::sync::atomic::Ordering;
+
+use super::frame::Frame;
+use super::manager::Inner;
+use super::pages::StorePages;
+use super::policy::Arrival;
+use super::pool::Use;
+use super::protocol::descriptor::{Descriptor, Word};
+use super::room::{FrameName, Room};
+use super::shard::Outcome;
+use super::store::leaf_charge;
+use super::units::{UnitKey, hash_page, hash_unit};
+use crate::format::BlockPointer;
+use crate::id::{Generation, PageId};
+
+/// Pages that are published under one hold of the lock.
+const AT_ONCE: usize = 64;
+
+/// What a page is from now on.
+#[derive(Debug)]
+pub enum Newest {
+    /// These bytes.
+    Frame(Frame),
+    /// Freed, zero, or not in memory: whoever wants it loads it.
+    Absent,
+}
+
+/// A page of a commit.
+#[derive(Debug)]
+pub struct Change {
+    /// The page.
+    pub page: PageId,
+    /// What it is from now on.
+    pub newest: Newest,
+    /// The pointer that the page had until now, if older views may still ask for it: its frame is then kept where they
+    /// look, as long as memory lasts.
+    pub replaced: Option<BlockPointer>,
+}
+
+impl StorePages {
+    /// As [`StorePages::publish`]; what is replaced stays in memory for older views where the change says so.
+    pub fn publish_keeping(&self, generation: Generation, changes: &mut dyn Iterator<Item = Change>) {
+        let mut batch: Vec<Change> = Vec::with_capacity(AT_ONCE);
+        loop {
+            batch.extend((&mut *changes).take(AT_ONCE));
+            if batch.is_empty() {
+                return;
+            }
+            // Frames that cannot be used are dropped when the lock is not held.
+            let mut unused = Vec::new();
+            let mut room = self.inner.room();
+            for change in batch.drain(..) {
+                unused.extend(self.publish_one(&mut room, generation, change));
+            }
+            drop(room);
+            self.inner.announce();
+        }
+    }
+
+    fn publish_one(&self, room: &mut Room, generation: Generation, change: Change) -> Option<Frame> {
+        let Change { page, newest, replaced } = change;
+        let mut unused = None;
+        let usable = |frame: &Frame| frame.is_of(&self.inner) && frame.class() == page.class() && !frame.is_published();
+        let frame = match newest {
+            Newest::Frame(frame) if usable(&frame) => Some(frame),
+            Newest::Frame(frame) => {
+                unused = Some(frame);
+                None
+            }
+            Newest::Absent => None,
+        };
+        // A page without descriptor is not in memory, and stays so if none can be had.
+        let descriptor = match (&frame, self.store.table.find(page)) {
+            (_, Some(descriptor)) => descriptor,
+            (None, None) => return unused,
+            (Some(_), None) => match self.store.table.find_or_reserve(page) {
+                Ok(descriptor) => descriptor,
+                Err(_) => return frame,
+            },
+        };
+        match self.swap(room, generation, page, descriptor, frame, replaced) {
+            None => unused,
+            refused => refused,
+        }
+    }
+
+    /// Puts the frame, or nothing, where readers look. Returns the frame if there is no memory for the descriptor.
+    fn swap(
+        &self,
+        room: &mut Room,
+        generation: Generation,
+        page: PageId,
+        descriptor: &Descriptor,
+        frame: Option<Frame>,
+        replaced: Option<BlockPointer>,
+    ) -> Option<Frame> {
+        let (inner, store) = (&*self.inner, &*self.store);
+        let (leaf, mut shard) = store.shard(page);
+        let mut refused = None;
+        let mut entering = None;
+        if let Some(frame) = frame {
+            if shard.has(leaf) {
+                entering = Some(frame);
+            } else if inner.try_charge(leaf_charge()) {
+                store.count_leaf();
+                entering = Some(frame);
+            } else {
+                refused = Some(frame);
+            }
+        }
+        let place = entering.as_ref().map(Frame::place);
+        if let Some((name, _)) = place
+            && let Some(pool) = inner.pools.get(name.class)
+        {
+            let meta = pool.meta(name.number);
+            meta.owner.store(page.index(), Ordering::Relaxed);
+            meta.store.store(store.number(), Ordering::Relaxed);
+            meta.generation.store(generation.0, Ordering::Relaxed);
+            // Counted before (`Shard::raise`).
+            shard.raise(leaf);
+        }
+        let word = place.map(|(_, address)| Word::cooling(address, page.class().log2()));
+        let old = descriptor.publish(generation.0, word);
+        if !old.is_evicted() {
+            shard.lower(leaf);
+        }
+        if let Some(ticket) = old.ticket() {
+            shard.wake(ticket, Outcome::Again);
+        }
+        drop(shard);
+        if let Some(frame) = entering {
+            frame.hand_over();
+        }
+        self.settle(room, inner, page, place.map(|(name, _)| name), old, replaced);
+        refused
+    }
+
+    /// Tells the policy, and sees to the frame that was replaced.
+    fn settle(
+        &self,
+        room: &mut Room,
+        inner: &Inner,
+        page: PageId,
+        new: Option<FrameName>,
+        old: Word,
+        replaced: Option<BlockPointer>,
+    ) {
+        let store = &*self.store;
+        let old_name = old.has_frame().then(|| inner.pools.find(old.address())).flatten();
+        let old_name = old_name.map(|(pool, number)| FrameName { class: pool.class(), number });
+        match (new, old_name) {
+            (Some(new), Some(old)) => room.list_in_place(inner, new, old.number),
+            (Some(new), None) => room.list(inner, new, Use::Page, hash_page(store.number(), page), Arrival::Read),
+            (None, Some(old)) => room.unlist_page(inner, old),
+            (None, None) => {}
+        }
+        let Some(old_name) = old_name else { return };
+        if let Some(pointer) = replaced {
+            let key = UnitKey { pointer, class: page.class() };
+            let (number, mut shard) = store.unit_shard(&key);
+            if !shard.units.contains_key(&key) {
+                shard.insert(key, old.address());
+                drop(shard);
+                room.list_unit(inner, old_name, number, hash_unit(store.number(), &key));
+                return;
+            }
+        }
+        room.retire(inner, old_name);
+    }
+}

@@ -1,0 +1,102 @@
+//! Scopes: the cheapest read. References live for a closure.
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::slice;
+
+use super::guard::FrameGuard;
+use super::pages::{StorePages, length_of, start_of};
+use super::policy::Arrival;
+use super::protocol::descriptor::Seen;
+use super::source::ReadState;
+use super::stats::count_hit;
+use super::thread::{self, Epoch};
+use crate::error::{Error, Result};
+use crate::id::PageId;
+
+/// What a closure reads through, for the time that it runs.
+pub struct Scope<'a, S> {
+    pages: &'a StorePages,
+    at: &'a S,
+    generation: u64,
+    hits: u8,
+    /// The page that was not in memory.
+    missed: Cell<Option<PageId>>,
+    /// What was loaded for this closure stays until it is done, so that each run gets further than the last. Grows
+    /// between runs only.
+    kept: RefCell<Vec<(PageId, FrameGuard)>>,
+}
+
+impl StorePages {
+    /// Runs `read`, in which pages at `at` are had for little more than a look at their descriptors. Scopes are to be
+    /// short: while one runs, no frame that was replaced meanwhile is used again.
+    ///
+    /// If a page is not in memory, [`Scope::page`] fails, and `read` is to pass that on by `?`. The page is then loaded
+    /// outside of the scope, and `read` runs again, from the start: **it must be repeatable**. Scopes may lie within each
+    /// other, and guards may be made in them.
+    ///
+    /// # Errors
+    /// Those of `read`, and of loading pages as [`StorePages::page`].
+    pub fn scope<S: ReadState, R>(&self, at: &S, mut read: impl FnMut(&Scope<'_, S>) -> Result<R>) -> Result<R> {
+        let scope = Scope {
+            pages: self,
+            at,
+            generation: at.generation().0,
+            hits: self.inner.counters.number(),
+            missed: Cell::new(None),
+            kept: RefCell::default(),
+        };
+        loop {
+            let epoch = Epoch::enter();
+            let result = read(&scope);
+            drop(epoch);
+            // Whatever the closure made of the error.
+            let Some(page) = scope.missed.take() else { return result };
+            let guard = self.page_slowly(at, page, Arrival::Ahead)?;
+            scope.kept.borrow_mut().push((page, guard));
+        }
+    }
+}
+
+impl<S: ReadState> Scope<'_, S> {
+    /// The page's bytes.
+    ///
+    /// # Errors
+    /// [`Error::PageNotInMemory`], to be passed on by `?`: the scope loads the page and runs again. Of a page that does
+    /// not exist, [`StorePages::scope`] returns `PageNotFound`.
+    #[inline]
+    pub fn page(&self, page: PageId) -> Result<&[u8]> {
+        if let Some(descriptor) = self.pages.store.table.find(page)
+            && let Seen::Frame(word) = descriptor.read(self.generation)
+        {
+            count_hit(thread::record(), self.hits);
+            // SAFETY: found in the epoch of this closure (P3), at whose end the reference is gone: it borrows from the
+            // scope, and the closure's result cannot, being one type for scopes of every lifetime.
+            return Ok(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), length_of(page.class())) });
+        }
+        self.page_kept(page)
+    }
+
+    #[cold]
+    fn page_kept(&self, page: PageId) -> Result<&[u8]> {
+        let kept = self.kept.borrow();
+        if let Some((_, guard)) = kept.iter().find(|(other, _)| *other == page) {
+            // SAFETY: the guard stays as long as the scope, whatever happens to the vector it is in.
+            return Ok(unsafe { slice::from_raw_parts(guard.as_ptr(), guard.len()) });
+        }
+        self.missed.set(Some(page));
+        Err(Error::PageNotInMemory { page })
+    }
+
+    /// The state that is read.
+    pub fn state(&self) -> &S {
+        self.at
+    }
+}
+
+impl<S> fmt::Debug for Scope<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,42 @@
+//! What the buffer asks of a store.
+
+use std::fmt::Debug;
+
+use crate::error::Result;
+use crate::format::BlockPointer;
+use crate::id::{Generation, PageId};
+
+/// How the buffer reads a store. Called by any thread that misses a page, by many at once.
+///
+/// Neither method may ask the same buffer for a page: the memory for it may be what is waited for.
+pub trait PageSource: Send + Sync + Debug {
+    /// The pointer of a page in the newest state that was, *or is being*, published; null if the page is not allocated.
+    ///
+    /// What [`publish`](super::StorePages::publish) is called with must be known here before that call begins: else a
+    /// load beside it could take the version before for the newest.
+    ///
+    /// # Errors
+    /// Those of reading the page map.
+    fn newest_pointer(&self, page: PageId) -> Result<BlockPointer>;
+
+    /// Fills `target` with what is stored at `pointer`, checked. `target` is as long as the page; if the pointer is that
+    /// of one of the page's chunks, as long as a chunk. It lies at a multiple of 4096, as direct transfers need it, and
+    /// its bytes are those of other pages: all of them must be written.
+    ///
+    /// # Errors
+    /// The disk's, and `Corrupt`.
+    fn load(&self, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()>;
+}
+
+/// A state that pages are read at: a view, what a transaction began with. It holds what it reaches: nothing of that is
+/// used again while it lives.
+pub trait ReadState {
+    /// The state's generation.
+    fn generation(&self) -> Generation;
+
+    /// The page's pointer in this state.
+    ///
+    /// # Errors
+    /// [`PageNotFound`](crate::Error::PageNotFound) if the page is not allocated in it; those of reading the page map.
+    fn pointer(&self, page: PageId) -> Result<BlockPointer>;
+}
