@@ -296,6 +296,13 @@ pub enum Error {
         open: bool,
     },
 
+    /// The view's deadline is over: what it held is let go.
+    #[error("the view of {generation} is beyond its deadline; open another one")]
+    ViewExpired {
+        /// The view's generation.
+        generation: Generation,
+    },
+
     /// Not committed, since a commit that it was built on was not committed. Begin again.
     #[error("not committed: a commit that it was built on failed ({reason})")]
     PredecessorFailed {

@@ -55,8 +55,8 @@ pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, CacheCounts, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Read, Savepoint, Scope,
-    ScopedPage, Stats, Ticket, Transaction, View,
+    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Savepoint, Scope,
+    Stats, Ticket, Transaction, View,
 };
 pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,

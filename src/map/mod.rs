@@ -24,6 +24,5 @@ mod write;
 
 pub use compare::{Difference, Exclusive, diff, exclusive};
 pub use nodes::Nodes;
-pub(crate) use nodes::PointerHasher;
 pub use tree::{Shape, Tree};
 pub use write::{Home, Replaced, TreeWriter};

@@ -1,20 +1,17 @@
 //! From a transaction to a place in the order of commits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::group::{Standing, Ticket};
 use super::handle::Shared;
 use super::head::Draft;
 use super::options::Background;
-use super::private::{Content, Origin, Together};
-use super::read::{CHUNK_BYTES, Source};
-use super::transaction::Transaction;
+use super::private::{Content, Origin};
+use super::transaction::{Inner, Transaction};
 use crate::error::Result;
 use crate::id::PageId;
-use crate::store::{Committed, Durability, PageReader, State};
-
-/// So many bytes of started commits may wait for being written; who wants to commit more waits first.
-const PENDING_BYTES_LIMIT: usize = 32 << 20;
+use crate::store::{Committed, Durability};
 
 impl Transaction {
     /// Commits, durably.
@@ -77,21 +74,31 @@ impl Transaction {
         let Self { own, began, claim, turn } = self;
         let handle = Arc::clone(&turn.handle);
         let shared = &handle.shared;
-        own.inner.borrow().check_nothing_borrowed()?;
-        shared.wait_for_room(PENDING_BYTES_LIMIT);
+        {
+            let mut inner = own.inner.borrow_mut();
+            inner.check_nothing_borrowed()?;
+            if let Some(error) = inner.failed.take() {
+                return Err(error);
+            }
+        }
+        // Half of what private frames may take.
+        shared.wait_for_room(shared.private_limit_bytes / 2);
         let at = began.take_sequence();
         let name = Committed { generation: began.base.generation, incarnation: began.base.incarnation };
-        let private = own.inner.take().private;
+        let Inner { private, reported_bytes, .. } = own.inner.take();
         if private.is_empty() {
+            shared.private_bytes.fetch_sub(reported_bytes, Ordering::Relaxed);
             let (_, _, returned) = private.into_parts();
             shared.indices.give_back(returned.into_iter());
             shared.head.end_unchanged(at, claim.as_ref())?;
             return Ok(Ticket::new(handle, Standing::Nothing(name, began.pending.youngest(), durability)));
         }
+        let bytes = private.memory_bytes();
+        shared.private_bytes.fetch_add(bytes, Ordering::Relaxed);
+        shared.private_bytes.fetch_sub(reported_bytes, Ordering::Relaxed);
         let (pages, header, returned) = private.into_parts();
-        let mut draft = Draft { pages, header, returned, bytes: 0, durability, allocates: 0 };
+        let mut draft = Draft { pages, header, returned, bytes, durability, allocates: 0 };
         for (page, private) in &draft.pages {
-            draft.bytes += private.bytes();
             if private.origin == Origin::New || matches!(private.content, Content::Freed) {
                 draft.allocates |= 1 << page.class().index();
             }
@@ -104,6 +111,7 @@ impl Transaction {
                 let is_new = |(_, private): &(&PageId, &super::private::PrivatePage)| private.origin == Origin::New;
                 let new = draft.pages.iter().filter(is_new).map(|(page, _)| *page);
                 shared.indices.give_back(new.chain(draft.returned.iter().copied()));
+                shared.private_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 return Err(error);
             }
         };
@@ -119,36 +127,5 @@ impl Shared {
         let mut core = self.lock()?;
         let result = core.store.sync();
         self.settle(core, result)
-    }
-
-    /// A writer's pages are warm. What cannot be looked up is not kept, and that is all.
-    pub(super) fn keep_committed(&self, together: &Together<'_>, state: &State) {
-        for (page, content) in together.pages() {
-            let _ = self.keep_content(page, content, state);
-        }
-    }
-
-    fn keep_content(&self, page: PageId, content: &Content, state: &State) -> Result<()> {
-        let Source { nodes, cache } = self.source();
-        match content {
-            Content::Whole(frame) => {
-                let pointer = state.pointer(nodes, page)?;
-                // A page that came out as zeros has no place, and needs none in the cache.
-                if !pointer.extent().is_empty() {
-                    cache.keep(&pointer, frame.shared());
-                }
-            }
-            Content::Chunks(chunks, _) if cache.limit_bytes() > CHUNK_BYTES => {
-                let root = state.pointer(nodes, page)?;
-                for (chunk, frame) in chunks {
-                    let pointer = PageReader::new(nodes).chunk(page, &root, *chunk)?;
-                    if !pointer.extent().is_empty() {
-                        cache.keep(&pointer, frame.shared());
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 }

@@ -203,7 +203,7 @@ impl Drop for Leading<'_> {
     fn drop(&mut self) {
         // A panic, which is a bug of ours or of the hook for events: nobody is left waiting for ever.
         if let Some(group) = self.taken.take() {
-            self.shared.head.remove_oldest();
+            self.shared.private_bytes.fetch_sub(self.shared.head.remove_oldest(), Ordering::Relaxed);
             group.abandon(self.shared);
         }
         if let Some(next) = self.shared.head.resign() {
@@ -261,7 +261,7 @@ impl Shared {
             leading.taken = Some(Arc::clone(&group));
             let fate = self.commit_group(taken);
             leading.taken = None;
-            self.head.remove_oldest();
+            self.private_bytes.fetch_sub(self.head.remove_oldest(), Ordering::Relaxed);
             if own.is_some_and(|own| Arc::ptr_eq(own, &group)) {
                 // The next one begins its work before this one's members are told of theirs.
                 drop(leading);
@@ -305,7 +305,7 @@ impl Shared {
     }
 
     fn commit_together(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
-        let committed = self.commit(&Together::new(members), durability)?;
+        let committed = self.commit(members, durability)?;
         self.indices.published(&self.published.pin(), members);
         Ok(committed)
     }
@@ -335,11 +335,13 @@ impl Shared {
     }
 
     /// Commits through the core.
-    fn commit(&self, together: &Together<'_>, durability: Durability) -> Result<Committed> {
+    fn commit(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
+        let together = Together::new(members);
         let changes = &together.changes();
         #[cfg(feature = "tracing")]
         let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
         let mut core = self.lock()?;
+        self.take_given_back(&mut core.store);
         if changes.is_empty() {
             // What one member allocated, another freed.
             let result = match durability {
@@ -350,14 +352,18 @@ impl Shared {
             let committed = Committed { generation: state.generation, incarnation: state.incarnation };
             return self.settle(core, result.map(|()| committed));
         }
+        self.publisher.set_frames(together.frames());
         let mut result = core.store.commit(changes, durability);
         if result.as_ref().is_err_and(Error::is_no_space) {
             let (returned, reclaimed) = self.reclaim(core);
             core = returned;
+            self.publisher.set_frames(together.frames());
             result = reclaimed.and_then(|()| core.store.commit(changes, durability));
         }
+        self.publisher.set_frames(Vec::new());
         if result.is_ok() {
-            self.keep_committed(together, &core.store.state());
+            members.iter().for_each(|member| member.published(&self.published));
+            self.pins.expire();
             core = self.after_commit(core);
         }
         self.settle(core, result)

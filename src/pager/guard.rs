@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use super::frames::Frame;
+use super::bytes::Bytes;
 use super::private::{Content, Origin, Others, PrivatePage};
-use super::read::CHUNK_BYTES;
+use super::read::{CHUNK_BYTES, Read};
 use super::transaction::Transaction;
+use crate::buffer::Frame;
 use crate::error::Result;
-use crate::id::PageId;
+use crate::id::{PageId, SizeClass};
 
 /// A page that is open for changing. While it is, the transaction's other ways to the page fail with `PageBorrowed`;
 /// dropping it puts the bytes into the transaction. (If it is leaked instead, the page stays borrowed, and the
@@ -27,10 +28,10 @@ pub struct PageMut<'a> {
 
 /// What the guard's bytes were at first.
 enum Before {
-    /// Those of a page that the transaction had not changed: it stays so if they are not touched.
+    /// Those that the page still has, elsewhere: it stays so if they are not touched.
     Unchanged,
-    /// The transaction's own: they are put back if they are not touched.
-    Own(Option<Frame>),
+    /// The transaction's own, taken out of it: they are put back.
+    Own,
     /// It does not matter: what the guard has at the end is the page.
     Replaced,
 }
@@ -39,32 +40,42 @@ impl Transaction {
     pub(super) fn open_page(&self, page: PageId) -> Result<PageMut<'_>> {
         let origin = self.origin_to_change(page)?;
         let own = self.own.inner.borrow_mut().private.take_whole(page);
-        let (frame, before) = match own {
-            Some(mut frame) => match frame.get_mut() {
-                Some(_) => (frame, Before::Own(None)),
-                // A savepoint or a reader has it too.
-                None => (Frame::copy_of(&frame), Before::Own(Some(frame))),
-            },
-            None => {
-                let mut frame = self.bytes_of(page)?;
-                if frame.get_mut().is_none() {
-                    frame = Frame::copy_of(&frame);
-                }
-                (frame, Before::Unchanged)
+        let Some(own) = own else {
+            let mut frame = self.frame(page.class())?;
+            if let Some(target) = frame.get_mut() {
+                self.read_at(page, 0, target)?;
             }
+            return Ok(self.guard(page, origin, frame, Before::Unchanged));
         };
-        Ok(self.guard(page, origin, frame, before))
+        if let Bytes::Frame(mut frame) = own {
+            if frame.get_mut().is_some() {
+                return Ok(self.guard(page, origin, frame, Before::Own));
+            }
+            // A savepoint or a reader has it too.
+            self.own.inner.borrow_mut().private.put_back(page, Bytes::Frame(frame));
+        } else {
+            self.own.inner.borrow_mut().private.put_back(page, own);
+        }
+        let mut frame = self.frame(page.class())?;
+        if let Some(target) = frame.get_mut() {
+            self.read_at(page, 0, target)?;
+        }
+        Ok(self.guard(page, origin, frame, Before::Unchanged))
     }
 
     pub(super) fn open_zeroed(&self, page: PageId) -> Result<PageMut<'_>> {
         let origin = self.origin_to_change(page)?;
-        let mut own = self.own.inner.borrow_mut().private.take_whole(page);
-        if let Some(bytes) = own.as_mut().and_then(Frame::get_mut) {
-            bytes.fill(0);
-        } else {
-            own = None;
+        let own = self.own.inner.borrow_mut().private.take_whole(page);
+        if let Some(Bytes::Frame(mut frame)) = own {
+            if let Some(bytes) = frame.get_mut() {
+                bytes.fill(0);
+                return Ok(self.guard(page, origin, frame, Before::Replaced));
+            }
+            self.own.inner.borrow_mut().private.put_back(page, Bytes::Frame(frame));
+        } else if let Some(own) = own {
+            self.own.inner.borrow_mut().private.put_back(page, own);
         }
-        let frame = own.unwrap_or_else(|| Frame::zeroed(page.class()));
+        let frame = self.frame(page.class())?;
         Ok(self.guard(page, origin, frame, Before::Replaced))
     }
 
@@ -83,47 +94,48 @@ impl PageMut<'_> {
     /// Puts the page into the transaction, as far as it differs from what is there.
     fn put_back(&mut self) {
         let frame = self.frame.clone();
-        match &mut self.before {
+        match self.before {
             Before::Unchanged if !self.touched => {}
-            Before::Own(before) if !self.touched => {
-                let frame = before.take().unwrap_or(frame);
-                self.transaction.own.inner.borrow_mut().private.put_back(self.page, frame);
+            Before::Own if !self.touched => {
+                self.transaction.own.inner.borrow_mut().private.put_back(self.page, Bytes::Frame(frame));
             }
-            _ if self.page.class().is_chunked() => self.put_back_chunks(&frame),
-            _ => self.set(Content::Whole(frame)),
+            _ if self.page.class().is_chunked() => {
+                if let Err(error) = self.put_back_chunks(&frame) {
+                    // There is nobody here to tell: the commit does.
+                    self.transaction.own.inner.borrow_mut().failed.get_or_insert(error);
+                }
+            }
+            _ => self.set(Content::Whole(Bytes::Frame(frame))),
         }
     }
 
-    fn put_back_chunks(&self, frame: &Frame) {
-        let before = match self.before {
-            Before::Replaced => None,
-            // What can be opened can be read again; if not, every chunk counts as changed.
-            _ => Some(|chunk| self.transaction.chunk(self.page, chunk)),
-        };
+    fn put_back_chunks(&self, frame: &Frame) -> Result<()> {
+        let replaced = matches!(self.before, Before::Replaced);
         let is_zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
         let mut changed = BTreeMap::new();
         for (number, chunk) in (0..).zip(frame.chunks(CHUNK_BYTES)) {
-            let same = match &before {
-                Some(before) => match before(number) {
-                    Ok(Some(before)) => before[..] == *chunk,
-                    Ok(None) => is_zero(chunk),
-                    Err(_) => false,
+            let same = match replaced {
+                true => is_zero(chunk),
+                false => match self.transaction.chunk(self.page, number)? {
+                    Some(before) => self.transaction.chunk_equals(self.page, &before, chunk)?,
+                    None => is_zero(chunk),
                 },
-                None => is_zero(chunk),
             };
             if !same {
-                changed.insert(number, Frame::copy_of(chunk));
+                let bytes = self.transaction.new_bytes(SizeClass::CHUNK, |target| target.copy_from_slice(chunk))?;
+                changed.insert(number, bytes);
             }
         }
-        match before {
-            Some(_) if changed.is_empty() => {}
-            Some(_) => self.transaction.set_chunks(self.page, changed),
-            None => self.set(Content::Chunks(changed, Others::Zero)),
+        match replaced {
+            false if changed.is_empty() => {}
+            false => self.transaction.set_chunks(self.page, changed),
+            true => self.set(Content::Chunks(changed, Others::Zero)),
         }
+        Ok(())
     }
 
     fn set(&self, content: Content) {
-        let private = PrivatePage { origin: self.origin, content };
+        let private = PrivatePage::new(self.origin, content);
         self.transaction.own.inner.borrow_mut().private.set(self.page, Some(private));
     }
 }

@@ -205,12 +205,12 @@ impl Head {
         Some(Taken { group, top, durability: layer.durability })
     }
 
-    /// The leader is done with the group that it took (H2).
-    pub(super) fn remove_oldest(&self) {
+    /// The leader is done with the group that it took (H2); how much memory its frames took.
+    pub(super) fn remove_oldest(&self) -> usize {
         let mut inner = self.lock();
-        if let Some(layer) = inner.layers.pop_front() {
-            inner.bytes -= layer.bytes;
-        }
+        let bytes = inner.layers.pop_front().map_or(0, |layer| layer.bytes);
+        inner.bytes -= bytes;
+        bytes
     }
 
     /// The leader leads no more; the group that waits next, if any.

@@ -30,21 +30,23 @@
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 
-mod cache;
+mod bytes;
 mod commit;
 mod committer;
 mod conflict;
-mod frames;
 mod group;
 mod guard;
 mod handle;
 mod head;
 mod indices;
 mod maintenance;
+mod memory;
 mod open;
 mod options;
 mod pending;
+mod pins;
 mod private;
+mod publish;
 mod read;
 mod sight;
 mod snapshots;
@@ -55,18 +57,20 @@ mod view;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub use cache::CacheCounts;
 pub use conflict::Isolation;
 pub use group::Ticket;
 pub use guard::PageMut;
 pub use options::{Background, Event, Listener, Options};
+pub use pins::{Pin, PinKind};
 pub use private::Savepoint;
 pub use read::{PageGuard, Read};
 pub use transaction::Transaction;
-pub use view::{Scope, ScopedPage, View};
+pub use view::{Scope, View};
 
+use crate::buffer::{BufferManager, BufferStats};
 use crate::error::Result;
 use crate::id::Generation;
 use crate::store::{
@@ -90,12 +94,20 @@ pub struct Stats {
     pub status: Status,
     /// What the store has done.
     pub counters: Counters,
-    /// The cache of page buffers.
-    pub cache: CacheCounts,
-    /// How many states are held: by views and their clones, and by the open transaction.
+    /// The memory, of all pagers that share it.
+    pub buffer: BufferStats,
+    /// Bytes of private frames: what open transactions have changed, and what is committed and not written yet.
+    pub dirty_bytes: usize,
+    /// Of these, bytes of transactions that are committed and not written yet.
+    pub pending_bytes: usize,
+    /// Blocks of the file that hold spilled pages of open transactions.
+    pub spilled_blocks: u64,
+    /// How many states are held: by views and their clones, and by open transactions.
     pub states_held: usize,
     /// The oldest generation held.
     pub oldest_held: Option<Generation>,
+    /// Who holds a state for longest.
+    pub oldest_pin: Option<Pin>,
 }
 
 impl Pager {
@@ -161,6 +173,12 @@ impl Pager {
         View::new(Arc::clone(&self.handle), self.handle.shared.published.pin())
     }
 
+    /// As [`Pager::view`], for no longer than `limit`: after that, reading fails with `ViewExpired`, and what the view
+    /// held can be used again from the next commit on.
+    pub fn view_with_deadline(&self, limit: Duration) -> View {
+        View::with_deadline(Arc::clone(&self.handle), self.handle.shared.published.pin(), limit)
+    }
+
     /// Makes every commit so far durable.
     ///
     /// **Durability**: once this returned, no crash can undo what was committed before the call.
@@ -222,7 +240,30 @@ impl Pager {
         let (states_held, oldest_held) = shared.published.held();
         let mut core = shared.lock_anyway();
         let (status, counters) = (core.store.status(), core.store.counters());
-        Stats { status, counters, cache: shared.cache.counts(), states_held, oldest_held }
+        let spilled_blocks = core.store.blocks_reserved();
+        drop(core);
+        Stats {
+            status,
+            counters,
+            buffer: shared.manager.stats(),
+            dirty_bytes: shared.private_bytes.load(Ordering::Relaxed),
+            pending_bytes: shared.head.pending_bytes(),
+            spilled_blocks,
+            states_held,
+            oldest_held,
+            oldest_pin: shared.pins.list().into_iter().next(),
+        }
+    }
+
+    /// Who holds which state, the longest first: views, snapshots that are read, open transactions.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.handle.shared.pins.expire();
+        self.handle.shared.pins.list()
+    }
+
+    /// The buffer manager that the pager's memory is of, to be shared with others.
+    pub fn buffer(&self) -> &BufferManager {
+        &self.handle.shared.manager
     }
 
     /// Calls `read` with the core, for tools that look at the file's structures. Nothing else can be done meanwhile.

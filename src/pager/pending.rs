@@ -8,13 +8,14 @@
 //! - **N3** A member that failed is seen by those who began before it failed, and by nobody else. They cannot commit.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::frames::Frame;
+use super::bytes::Bytes;
 use super::group::Group;
 use super::private::{Content, Others, PrivatePage};
 use crate::id::{PageId, SizeClass};
+use crate::store::{Pinned, Published};
 
 /// The number of a sequenced transaction: strictly rising, in memory only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +37,9 @@ pub(super) struct Member {
     filter: Filter,
     /// From which sequence on it is not seen any more, since it failed.
     failed: AtomicU64,
+    /// The state that its commit made, if it has spilled bytes: held, so that their places are not used again while
+    /// somebody may read them here.
+    pinned: OnceLock<Pinned>,
 }
 
 /// A set that knows for certain only what is not in it (a Bloom filter with one hash).
@@ -69,12 +73,25 @@ impl Member {
     ) -> Self {
         let mut filter = before.as_ref().map_or_else(Filter::default, |before| before.filter.clone());
         pages.keys().for_each(|page| filter.add(*page));
-        Self { sequence, began, pages, header, returned, before, filter, failed: AtomicU64::new(u64::MAX) }
+        let (failed, pinned) = (AtomicU64::new(u64::MAX), OnceLock::new());
+        Self { sequence, began, pages, header, returned, before, filter, failed, pinned }
     }
 
     /// It is not seen by who begins from `sequence` on.
     pub(super) fn fail(&self, sequence: Sequence) {
         self.failed.store(sequence.0, Ordering::Release);
+    }
+
+    /// Its changes are published: the spilled ones belong to the state now. Called before anything else is committed.
+    pub(super) fn published(&self, published: &Arc<Published>) {
+        if self.pages.values().any(PrivatePage::is_spilled) {
+            self.pinned.get_or_init(|| published.pin());
+            for bytes in self.pages.values().flat_map(|private| private.content.units()) {
+                if let Bytes::Spilled(spill) = bytes {
+                    spill.taken_over();
+                }
+            }
+        }
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -108,7 +125,7 @@ pub(super) struct Pending {
 
 /// What is pending of one chunk.
 pub(super) enum PendingChunk {
-    Frame(Frame),
+    Bytes(Bytes),
     Zero,
     /// What is published is what counts.
     Published,
@@ -150,7 +167,7 @@ impl Pending {
         for content in self.contents(page) {
             match content {
                 Content::Chunks(chunks, others) => match (chunks.get(&chunk), others) {
-                    (Some(frame), _) => return PendingChunk::Frame(frame.clone()),
+                    (Some(bytes), _) => return PendingChunk::Bytes(bytes.clone()),
                     (None, Others::Zero) => return PendingChunk::Zero,
                     (None, Others::Below) => {}
                 },

@@ -11,8 +11,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
-use super::frames::Frame;
+use super::bytes::{Bytes, Spill};
+use super::memory::Unit;
 use super::pending::Member;
+use crate::buffer::Frame;
 use crate::error::{Error, Result};
 use crate::id::{PageId, SizeClass};
 use crate::store::{self, Changes, PageChange};
@@ -32,9 +34,9 @@ pub(super) enum Content {
     /// Every byte is zero.
     Zero,
     /// These are its bytes: for classes up to 1 MiB.
-    Whole(Frame),
+    Whole(Bytes),
     /// These chunks of it have these bytes: for classes above 1 MiB.
-    Chunks(BTreeMap<u32, Frame>, Others),
+    Chunks(BTreeMap<u32, Bytes>, Others),
     /// It is freed.
     Freed,
 }
@@ -53,6 +55,8 @@ pub(super) enum Others {
 pub(super) struct PrivatePage {
     pub(super) origin: Origin,
     pub(super) content: Content,
+    /// When it was changed last, counted in changes of the transaction.
+    pub(super) changed: u64,
 }
 
 /// A point in a transaction that it can go back to. Dropping it gives up that possibility, and the memory it takes.
@@ -77,6 +81,9 @@ struct Segment {
 #[derive(Debug, Default)]
 pub(super) struct Private {
     pages: BTreeMap<PageId, PrivatePage>,
+    /// Bytes of memory of the pages.
+    memory_bytes: usize,
+    changes: u64,
     header: Option<Arc<[u8]>>,
     returned: [BTreeSet<u64>; SizeClass::COUNT],
     segments: Vec<Segment>,
@@ -101,17 +108,24 @@ impl Private {
     }
 
     /// Sets what a page is, or with `None` makes it what it was when the transaction began.
-    pub(super) fn set(&mut self, page: PageId, private: Option<PrivatePage>) {
+    pub(super) fn set(&mut self, page: PageId, mut private: Option<PrivatePage>) {
         self.note(page);
+        self.changes += 1;
+        if let Some(private) = &mut private {
+            private.changed = self.changes;
+        }
         self.replace(page, private);
     }
 
-    /// Takes a page's frame out, so that it can be changed. Whoever takes it sets the page again.
-    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Frame> {
+    /// Takes a page's bytes out, so that they can be changed. Whoever takes them sets the page again.
+    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Bytes> {
         self.note(page);
         let content = &mut self.pages.get_mut(&page)?.content;
         match std::mem::replace(content, Content::Zero) {
-            Content::Whole(frame) => Some(frame),
+            Content::Whole(bytes) => {
+                self.memory_bytes -= bytes.memory_bytes();
+                Some(bytes)
+            }
             other => {
                 *content = other;
                 None
@@ -119,11 +133,32 @@ impl Private {
         }
     }
 
-    /// Puts a taken frame back, the same bytes as before.
-    pub(super) fn put_back(&mut self, page: PageId, frame: Frame) {
+    /// Puts taken bytes back, as they were before.
+    pub(super) fn put_back(&mut self, page: PageId, bytes: Bytes) {
         if let Some(private) = self.pages.get_mut(&page) {
-            private.content = Content::Whole(frame);
+            self.memory_bytes += bytes.memory_bytes();
+            private.content = Content::Whole(bytes);
         }
+    }
+
+    /// A page's or chunk's bytes are not in memory any more.
+    pub(super) fn spilled(&mut self, (page, chunk): Unit, spill: Arc<Spill>) {
+        let Some(private) = self.pages.get_mut(&page) else { return };
+        let bytes = match (&mut private.content, chunk) {
+            (Content::Whole(bytes), None) => bytes,
+            (Content::Chunks(chunks, _), Some(chunk)) => match chunks.get_mut(&chunk) {
+                Some(bytes) => bytes,
+                None => return,
+            },
+            _ => return,
+        };
+        self.memory_bytes -= bytes.memory_bytes();
+        *bytes = Bytes::Spilled(spill);
+    }
+
+    /// Bytes of memory that the pages take; what only savepoints have is not counted.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     pub(super) fn set_header(&mut self, header: Arc<[u8]>) {
@@ -185,10 +220,12 @@ impl Private {
     fn replace(&mut self, page: PageId, private: Option<PrivatePage>) {
         let is_new = |private: &Option<PrivatePage>| matches!(private, Some(PrivatePage { origin: Origin::New, .. }));
         let will_be_new = is_new(&private);
+        self.memory_bytes += private.as_ref().map_or(0, PrivatePage::memory_bytes);
         let was = match private {
             Some(private) => self.pages.insert(page, private),
             None => self.pages.remove(&page),
         };
+        self.memory_bytes -= was.as_ref().map_or(0, PrivatePage::memory_bytes);
         let returned = &mut self.returned[page.class().index()];
         match (is_new(&was), will_be_new) {
             (true, false) => drop(returned.insert(page.index())),
@@ -210,13 +247,18 @@ impl Private {
 }
 
 impl PrivatePage {
-    /// Bytes of its frames.
-    pub(super) fn bytes(&self) -> usize {
-        match &self.content {
-            Content::Whole(frame) => frame.len(),
-            Content::Chunks(chunks, _) => chunks.values().map(|frame| frame.len()).sum(),
-            Content::Zero | Content::Freed => 0,
-        }
+    pub(super) fn new(origin: Origin, content: Content) -> Self {
+        Self { origin, content, changed: 0 }
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.content.units().map(Bytes::memory_bytes).sum()
+    }
+
+    /// Whether any of it lies in reserved space.
+    pub(super) fn is_spilled(&self) -> bool {
+        self.content.units().any(|bytes| matches!(bytes, Bytes::Spilled(_)))
     }
 
     /// Puts what a later transaction made of the page over this; `None` if the page was never there.
@@ -224,7 +266,7 @@ impl PrivatePage {
         self.content = match (self.content, &later.content) {
             (_, Content::Freed) if self.origin == Origin::New => return None,
             (Content::Chunks(mut chunks, others), Content::Chunks(changed, Others::Below)) => {
-                chunks.extend(changed.iter().map(|(chunk, frame)| (*chunk, frame.clone())));
+                chunks.extend(changed.iter().map(|(chunk, bytes)| (*chunk, bytes.clone())));
                 Content::Chunks(chunks, others)
             }
             (_, Content::Chunks(changed, Others::Below)) => Content::Chunks(changed.clone(), Others::Zero),
@@ -261,8 +303,17 @@ impl<'a> Together<'a> {
         Self { pages: Cow::Owned(pages), header }
     }
 
+    /// The frames of pages that are one, in rising order.
+    pub(super) fn frames(&self) -> Vec<(PageId, Frame)> {
+        let whole = |(page, content): (PageId, &Content)| match content {
+            Content::Whole(bytes) => Some((page, bytes.frame()?.clone())),
+            _ => None,
+        };
+        self.pages().filter_map(whole).collect()
+    }
+
     /// What became of each page.
-    pub(super) fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
+    fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
         self.pages.iter().map(|(page, private)| (*page, &private.content))
     }
 
@@ -276,11 +327,21 @@ impl<'a> Together<'a> {
 }
 
 impl Content {
+    /// The bytes of the page, or of its chunks.
+    pub(super) fn units(&self) -> impl Iterator<Item = &Bytes> {
+        let (whole, chunks) = match self {
+            Self::Whole(bytes) => (Some(bytes), None),
+            Self::Chunks(chunks, _) => (None, Some(chunks.values())),
+            Self::Zero | Self::Freed => (None, None),
+        };
+        whole.into_iter().chain(chunks.into_iter().flatten())
+    }
+
     /// As the core wants it.
     fn change(&self) -> PageChange<'_> {
         match self {
             Self::Zero => PageChange::Zero,
-            Self::Whole(frame) => PageChange::Whole(frame[..].into()),
+            Self::Whole(bytes) => PageChange::Whole(bytes.content()),
             Self::Chunks(chunks, Others::Below) => PageChange::Chunks(borrowed(chunks)),
             Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
             Self::Freed => PageChange::Free,
@@ -289,25 +350,29 @@ impl Content {
 }
 
 /// The chunks' bytes, where they are.
-fn borrowed(chunks: &BTreeMap<u32, Frame>) -> BTreeMap<u32, store::Content<'_>> {
-    chunks.iter().map(|(number, frame)| (*number, frame[..].into())).collect()
+fn borrowed(chunks: &BTreeMap<u32, Bytes>) -> BTreeMap<u32, store::Content<'_>> {
+    chunks.iter().map(|(number, bytes)| (*number, bytes.content())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::BufferManager;
 
     fn page(index: u64) -> PageId {
         PageId::new(SizeClass::MIN, index).unwrap()
     }
 
     fn new_page(byte: u8) -> Option<PrivatePage> {
-        Some(PrivatePage { origin: Origin::New, content: Content::Whole(Frame::copy_of(&[byte; 4096])) })
+        let manager = BufferManager::new(1 << 20).unwrap();
+        let mut frame = manager.frame(SizeClass::MIN).unwrap();
+        frame.get_mut().unwrap().fill(byte);
+        Some(PrivatePage::new(Origin::New, Content::Whole(Bytes::Frame(frame))))
     }
 
     fn first_byte(private: &Private, index: u64) -> Option<u8> {
         match &private.get(page(index))?.content {
-            Content::Whole(frame) => Some(frame[0]),
+            Content::Whole(Bytes::Frame(frame)) => Some(frame[0]),
             _ => None,
         }
     }

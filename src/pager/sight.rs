@@ -3,11 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::frames::Frame;
+use super::bytes::{Bytes, Held};
 use super::pending::{PendingChunk, of_class};
 use super::private::{Content, Origin, Others, PrivatePage};
-use super::read::{self, CHUNK_BYTES, PageGuard, Read, check_range, parts};
+use super::read::{self, At, PageGuard, Part, Read, check_range, parts};
 use super::transaction::Transaction;
+use crate::buffer::ReadState;
 use crate::error::{Contended, Error, Result};
 use crate::id::{Generation, PageId, SizeClass};
 
@@ -19,7 +20,19 @@ pub(super) enum Seen {
     Published,
 }
 
+/// A chunk that may have other bytes than zeros.
+pub(super) enum SeenChunk {
+    /// What the transaction itself, or a pending one, made of it.
+    Changed(Bytes),
+    /// It is as it is published.
+    Published(u32),
+}
+
 impl Transaction {
+    fn base(&self) -> At<'_> {
+        At { state: &self.began.base, shared: self.shared() }
+    }
+
     /// Where the page comes from, if it is allocated and nobody has it open.
     pub(super) fn origin(&self, page: PageId) -> Result<Origin> {
         {
@@ -36,7 +49,7 @@ impl Transaction {
             Some(Content::Freed) => Err(Error::PageNotFound { page }),
             Some(_) => Ok(Origin::Committed),
             None => {
-                self.shared().while_open(|| self.shared().source().pointer(&self.began.base, page))?;
+                self.shared().while_open(|| self.base().pointer(page))?;
                 Ok(Origin::Committed)
             }
         }
@@ -62,35 +75,27 @@ impl Transaction {
     }
 
     /// All bytes of the page.
-    pub(super) fn bytes_of(&self, page: PageId) -> Result<Frame> {
+    fn bytes_of(&self, page: PageId) -> Result<Held> {
         match self.seen(page)? {
-            Seen::Changed(Content::Whole(frame)) => Ok(frame),
-            Seen::Changed(Content::Chunks(..)) => {
-                let mut frame = Frame::zeroed(page.class());
-                if let Some(bytes) = frame.get_mut() {
-                    for (number, target) in (0..).zip(bytes.chunks_mut(CHUNK_BYTES)) {
-                        if let Some(chunk) = self.chunk(page, number)? {
-                            target.copy_from_slice(&chunk);
-                        }
-                    }
+            Seen::Changed(Content::Whole(bytes)) => self.held(page, &bytes),
+            Seen::Changed(_) => {
+                let mut frame = self.frame(page.class())?;
+                if let Some(target) = frame.get_mut() {
+                    self.read_at(page, 0, target)?;
                 }
-                Ok(frame)
+                Ok(Held::Frame(frame))
             }
-            Seen::Changed(Content::Zero | Content::Freed) => Ok(Frame::zeroed(page.class())),
-            Seen::Published => self.shared().while_open(|| {
-                let source = self.shared().source();
-                source.whole(page, &source.pointer(&self.began.base, page)?).map(Frame::from)
-            }),
+            Seen::Published => self.shared().while_open(|| self.base().page(page).map(Held::Guard)),
         }
     }
 
     /// One chunk of a large page; `None` if it is all zero.
-    pub(super) fn chunk(&self, page: PageId, chunk: u32) -> Result<Option<Frame>> {
+    pub(super) fn chunk(&self, page: PageId, chunk: u32) -> Result<Option<SeenChunk>> {
         {
             let inner = self.own.inner.borrow();
             match inner.private.get(page).map(|private| &private.content) {
                 Some(Content::Chunks(chunks, others)) => match (chunks.get(&chunk), others) {
-                    (Some(frame), _) => return Ok(Some(frame.clone())),
+                    (Some(bytes), _) => return Ok(Some(SeenChunk::Changed(bytes.clone()))),
                     (None, Others::Zero) => return Ok(None),
                     (None, Others::Below) => {}
                 },
@@ -99,13 +104,27 @@ impl Transaction {
             }
         }
         match self.began.pending.chunk(page, chunk) {
-            PendingChunk::Frame(frame) => Ok(Some(frame)),
+            PendingChunk::Bytes(bytes) => Ok(Some(SeenChunk::Changed(bytes))),
             PendingChunk::Zero => Ok(None),
-            PendingChunk::Published => self.shared().while_open(|| {
-                let source = self.shared().source();
-                let chunk = source.chunk(page, &source.pointer(&self.began.base, page)?, chunk)?;
-                Ok(chunk.map(Frame::from))
-            }),
+            PendingChunk::Published => Ok(Some(SeenChunk::Published(chunk))),
+        }
+    }
+
+    /// Fills `target` with a part of a chunk.
+    pub(super) fn copy_chunk(&self, page: PageId, chunk: &SeenChunk, part: Part, target: &mut [u8]) -> Result<()> {
+        match chunk {
+            SeenChunk::Changed(bytes) => self.copy_part(page, bytes, part.start, target),
+            SeenChunk::Published(_) => self.shared().while_open(|| self.base().part_of_chunk(page, part, target)),
+        }
+    }
+
+    /// Whether a chunk has these bytes.
+    pub(super) fn chunk_equals(&self, page: PageId, chunk: &SeenChunk, bytes: &[u8]) -> Result<bool> {
+        match chunk {
+            SeenChunk::Changed(before) => self.equals(page, before, bytes),
+            SeenChunk::Published(number) => {
+                self.shared().while_open(|| self.base().chunk_equals(page, *number, bytes))
+            }
         }
     }
 
@@ -119,30 +138,25 @@ impl Transaction {
 
 impl Read for Transaction {
     fn page(&self, page: PageId) -> Result<PageGuard> {
-        self.shared().source().check_budget(page)?;
+        self.shared().check_budget(page)?;
         Ok(PageGuard::new(page, self.bytes_of(page)?))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         check_range(page, offset, target.len())?;
         match self.seen(page)? {
-            Seen::Changed(Content::Whole(frame)) => {
-                target.copy_from_slice(&frame[offset as usize..offset as usize + target.len()]);
-            }
+            Seen::Changed(Content::Whole(bytes)) => self.copy_part(page, &bytes, offset as usize, target)?,
             Seen::Changed(Content::Chunks(..)) => {
                 for part in parts(offset, target.len()) {
                     let target = &mut target[part.at..part.at + part.length];
                     match self.chunk(page, part.chunk)? {
-                        Some(chunk) => target.copy_from_slice(&chunk[part.start..part.start + part.length]),
+                        Some(chunk) => self.copy_chunk(page, &chunk, part, target)?,
                         None => target.fill(0),
                     }
                 }
             }
             Seen::Changed(Content::Zero | Content::Freed) => target.fill(0),
-            Seen::Published => self.shared().while_open(|| {
-                let source = self.shared().source();
-                source.part(page, &source.pointer(&self.began.base, page)?, offset, target)
-            })?,
+            Seen::Published => self.shared().while_open(|| self.base().part(page, offset, target))?,
         }
         Ok(())
     }

@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::conflict::{Claim, Isolation};
-use super::frames::Frame;
+use super::bytes::Bytes;
 use super::guard::PageMut;
 use super::handle::Shared;
 use super::pending::{Pending, Sequence};
 use super::private::{Content, Origin, Others, Private, PrivatePage, Savepoint};
-use super::read::{CHUNK_BYTES, check_range, parts};
+use super::pins::{PinKind, Registered};
+use super::read::{CHUNK_BYTES, Part, Read, check_range, parts};
 use super::turn::Turn;
 use crate::error::{Contended, Error, Result};
 use crate::format::HEADER_LIMIT;
@@ -41,6 +43,7 @@ pub(super) struct Began {
     pub(super) pending: Pending,
     /// Where it is registered as open; nowhere once it is sequenced.
     open: std::cell::Cell<Option<Sequence>>,
+    _registered: Registered,
     shared: Arc<Shared>,
 }
 
@@ -56,6 +59,10 @@ pub(super) struct Inner {
     pub(super) private: Private,
     /// Pages with an open [`PageMut`].
     pub(super) borrowed: HashSet<PageId>,
+    /// How much memory of frames was reported.
+    pub(super) reported_bytes: usize,
+    /// Why the transaction cannot be committed any more.
+    pub(super) failed: Option<Error>,
 }
 
 impl Began {
@@ -76,7 +83,9 @@ impl Drop for Began {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        let (pages, _, returned) = self.inner.take().private.into_parts();
+        let inner = self.inner.take();
+        self.shared.private_bytes.fetch_sub(inner.reported_bytes, Ordering::Relaxed);
+        let (pages, _, returned) = inner.private.into_parts();
         let new = pages.iter().filter(|(_, private)| private.origin == Origin::New).map(|(page, _)| *page);
         self.shared.indices.give_back(new.chain(returned));
     }
@@ -91,7 +100,8 @@ impl Transaction {
         let (base, pending) = shared.head.begin(&shared.published);
         let open = std::cell::Cell::new(Some(pending.began));
         let claim = isolation.map(|isolation| Claim::new(shared, pending.began, isolation));
-        let began = Began { base, pending, open, shared: Arc::clone(shared) };
+        let registered = shared.pins.register(PinKind::Transaction, base.generation, None);
+        let began = Began { base, pending, open, _registered: registered, shared: Arc::clone(shared) };
         let own = Own { inner: RefCell::default(), shared: Arc::clone(shared) };
         Ok(Self { own, began, claim, turn })
     }
@@ -107,7 +117,7 @@ impl Transaction {
             Some(page) => page,
             None => self.shared().indices.take(self.shared(), &self.began.base, &self.began.pending, class)?,
         };
-        let zero = PrivatePage { origin: Origin::New, content: Content::Zero };
+        let zero = PrivatePage::new(Origin::New, Content::Zero);
         self.own.inner.borrow_mut().private.set(page, Some(zero));
         Ok(page)
     }
@@ -138,7 +148,7 @@ impl Transaction {
     /// `PageBorrowed` if the page is open already; `Conflict`; `PageExceedsBudget` if the page is larger than the memory
     /// given to the pager; those of reading it.
     pub fn write(&self, page: PageId) -> Result<PageMut<'_>> {
-        self.shared().source().check_budget(page)?;
+        self.shared().check_budget(page)?;
         self.open_page(page)
     }
 
@@ -147,7 +157,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::write`].
     pub fn overwrite(&self, page: PageId) -> Result<PageMut<'_>> {
-        self.shared().source().check_budget(page)?;
+        self.shared().check_budget(page)?;
         self.open_zeroed(page)
     }
 
@@ -160,32 +170,56 @@ impl Transaction {
     pub fn write_at(&self, page: PageId, offset: u64, bytes: &[u8]) -> Result<()> {
         check_range(page, offset, bytes.len())?;
         if !page.class().is_chunked() {
-            let whole = bytes.len() as u64 == page.class().page_bytes();
-            let mut guard = if whole { self.open_zeroed(page)? } else { self.open_page(page)? };
-            if !bytes.is_empty() {
-                guard[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
-            }
-            return Ok(());
+            return self.write_part(page, offset as usize, bytes);
         }
         self.origin_to_change(page)?;
         let mut changed = BTreeMap::new();
         for part in parts(offset, bytes.len()) {
             let bytes = &bytes[part.at..part.at + part.length];
-            let mut frame = match part.length == CHUNK_BYTES {
-                true => Frame::zeroed(SizeClass::CHUNK),
-                false => match self.chunk(page, part.chunk)? {
-                    Some(chunk) => Frame::copy_of(&chunk),
-                    None => Frame::zeroed(SizeClass::CHUNK),
-                },
+            let before = match part.length == CHUNK_BYTES {
+                true => None,
+                false => self.chunk(page, part.chunk)?,
             };
-            if let Some(target) = frame.get_mut() {
+            let whole = Part { chunk: part.chunk, start: 0, at: 0, length: CHUNK_BYTES };
+            let mut result = Ok(());
+            let chunk = self.new_bytes(SizeClass::CHUNK, |target| {
+                if let Some(before) = &before {
+                    result = self.copy_chunk(page, before, whole, target);
+                }
                 target[part.start..part.start + part.length].copy_from_slice(bytes);
-            }
-            changed.insert(part.chunk, frame);
+            })?;
+            result?;
+            changed.insert(part.chunk, chunk);
         }
         if !changed.is_empty() {
             self.set_chunks(page, changed);
         }
+        Ok(())
+    }
+
+    /// Changes a part of a page of at most 1 MiB.
+    fn write_part(&self, page: PageId, offset: usize, bytes: &[u8]) -> Result<()> {
+        let whole = bytes.len() as u64 == page.class().page_bytes();
+        if self.shared().check_budget(page).is_ok() {
+            let mut guard = if whole { self.open_zeroed(page)? } else { self.open_page(page)? };
+            if !bytes.is_empty() {
+                guard[offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            return Ok(());
+        }
+        let origin = self.origin_to_change(page)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        let changed = self.new_bytes(page.class(), |target| {
+            if !whole {
+                result = self.read_at(page, 0, target);
+            }
+            target[offset..offset + bytes.len()].copy_from_slice(bytes);
+        })?;
+        result?;
+        self.own.inner.borrow_mut().private.set(page, Some(PrivatePage::new(origin, Content::Whole(changed))));
         Ok(())
     }
 
@@ -198,7 +232,7 @@ impl Transaction {
         let origin = self.origin_to_change(page)?;
         let freed = match origin {
             Origin::New => None,
-            Origin::Committed => Some(PrivatePage { origin, content: Content::Freed }),
+            Origin::Committed => Some(PrivatePage::new(origin, Content::Freed)),
         };
         self.own.inner.borrow_mut().private.set(page, freed);
         Ok(())
@@ -269,7 +303,7 @@ impl Transaction {
     }
 
     /// Sets some chunks of a large page that is allocated.
-    pub(super) fn set_chunks(&self, page: PageId, changed: BTreeMap<u32, Frame>) {
+    pub(super) fn set_chunks(&self, page: PageId, changed: BTreeMap<u32, Bytes>) {
         let mut inner = self.own.inner.borrow_mut();
         let private = inner.private.get(page).cloned();
         let origin = private.as_ref().map_or(Origin::Committed, |private| private.origin);
@@ -279,7 +313,7 @@ impl Transaction {
             None => (BTreeMap::new(), Others::Below),
         };
         chunks.extend(changed);
-        inner.private.set(page, Some(PrivatePage { origin, content: Content::Chunks(chunks, others) }));
+        inner.private.set(page, Some(PrivatePage::new(origin, Content::Chunks(chunks, others))));
     }
 }
 

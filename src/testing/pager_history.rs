@@ -195,7 +195,7 @@ impl PagerHistory {
                     None => continue,
                 },
                 PageStep::Free(number) => match among(*number, &self.head) {
-                    Some(page) => transaction.free(page).map(|()| drop(self.head.pages.remove(&page))),
+                    Some(page) => transaction.free(page).map(|()| { self.head.pages.remove(&page); }),
                     None => continue,
                 },
                 PageStep::Header(byte) => transaction.set_header(&[*byte; 7]).map(|()| {
