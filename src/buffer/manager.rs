@@ -15,14 +15,17 @@ use super::lock;
 use super::pages::StorePages;
 use super::policy::EvictionPolicy;
 use super::pool::{Pool, Use, take_zero};
+use super::prefetch::Crew;
 use super::room::{FrameName, Room};
 use super::second_chance::SecondChance;
 use super::source::PageSource;
 use super::stats::{BufferStats, Counters};
 use super::store::Store;
 use super::sync::choose_fence;
+use super::table::Table;
 use crate::error::{Error, Holder, Result};
 use crate::id::SizeClass;
+use crate::memory::page_bytes;
 
 /// The smallest budget.
 const LEAST_BUDGET: usize = 1 << 20;
@@ -48,6 +51,7 @@ pub(super) struct Inner {
     tickets: AtomicU64,
     pub(super) reservations: Mutex<BTreeMap<u64, Reserved>>,
     pub(super) counters: Counters,
+    pub(super) crew: Crew,
 }
 
 impl Inner {
@@ -97,11 +101,12 @@ impl Inner {
         })
     }
 
-    /// A frame of `class` that nobody else has, with whatever bytes. Evicts, and waits for a while.
-    pub(super) fn obtain(&self, class: SizeClass, usage: Use) -> Result<FrameName> {
+    /// A frame of `class` that nobody else has, with whatever bytes. Evicts, and waits: for at most `patience` if it is
+    /// given.
+    pub(super) fn obtain(&self, class: SizeClass, usage: Use, patience: Option<Duration>) -> Result<FrameName> {
         let bytes = class.page_bytes() as usize;
         let mut taken = None;
-        self.with_room_for(bytes, Some(class), None, |room| {
+        self.with_room_for(bytes, Some(class), patience, |room| {
             taken = room.take(self, class, usage)?;
             Ok(taken.is_some())
         })?;
@@ -247,6 +252,7 @@ impl BufferManager {
             tickets: AtomicU64::new(1),
             reservations: Mutex::default(),
             counters: Counters::new(),
+            crew: Crew::default(),
         });
         let budget = MemoryBudget::new(Arc::clone(&inner));
         Ok(Self { inner, budget })
@@ -260,9 +266,10 @@ impl BufferManager {
     /// The pages of one store. Dropping the last clone gives all its frames back.
     ///
     /// # Errors
-    /// None yet.
+    /// `Memory` if the system refuses address space.
     pub fn attach(&self, source: Arc<dyn PageSource>) -> Result<StorePages> {
-        let store = self.inner.room().attach(|number| Store::new(number, source));
+        let table = Table::new(page_bytes())?;
+        let store = self.inner.room().attach(|number| Store::new(number, source, table));
         Ok(StorePages::new(Arc::clone(&self.inner), store))
     }
 
@@ -276,7 +283,7 @@ impl BufferManager {
         if needed_bytes > self.inner.limit {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
-        let name = self.inner.obtain(class, Use::Private)?;
+        let name = self.inner.obtain(class, Use::Private, None)?;
         let frame = Frame::new(Arc::clone(&self.inner), name);
         let Some(mut frame) = frame else { unreachable!("the frame's pool is there") };
         let is_zero = self.inner.pools.get(class).is_some_and(|pool| take_zero(pool.meta(name.number)));

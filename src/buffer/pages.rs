@@ -26,6 +26,7 @@ use std::fmt;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::guard::FrameGuard;
 use super::manager::{Inner, guard_of};
@@ -162,7 +163,7 @@ impl StorePages {
                 let pointer = own.map_or_else(|| at.pointer(page), Ok)?;
                 return self.unit_arriving(page, &pointer, page.class(), arrival);
             }
-            match self.begin_load(descriptor, page)? {
+            match self.begin_load(descriptor, page, None)? {
                 Begun::Again => {}
                 Begun::Wait(wait) => {
                     self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +189,12 @@ impl StorePages {
     }
 
     /// Evicted → loading, or what else there is to do.
-    pub(super) fn begin_load<'a>(&'a self, descriptor: &'a Descriptor, page: PageId) -> Result<Begun<'a>> {
+    pub(super) fn begin_load<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        page: PageId,
+        patience: Option<Duration>,
+    ) -> Result<Begun<'a>> {
         let mut charged = false;
         let begun = loop {
             let (leaf, mut shard) = self.store.shard(page);
@@ -202,7 +208,7 @@ impl StorePages {
             if !shard.has(leaf) {
                 if !charged {
                     drop(shard);
-                    self.inner.obtain_bytes(leaf_charge(), None)?;
+                    self.inner.obtain_bytes(leaf_charge(), patience)?;
                     charged = true;
                     continue;
                 }
@@ -361,9 +367,26 @@ pub(super) struct Load<'a> {
     is_open: bool,
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    /// The load of this ticket, which another thread began and handed over.
+    pub(super) fn resume(pages: &'a StorePages, page: PageId, ticket: u64) -> Option<Self> {
+        let descriptor = pages.store.table.find(page)?;
+        Some(Self { pages, descriptor, page, ticket, is_open: true })
+    }
+
+    /// Leaves the load to whoever resumes it.
+    pub(super) fn hand_over(mut self) -> u64 {
+        self.is_open = false;
+        self.ticket
+    }
+
+    /// The page.
+    pub(super) fn page(&self) -> PageId {
+        self.page
+    }
+
     /// Enters the frame, and returns a guard of it; or the frame, if a publication was faster.
-    fn finish<'f>(&mut self, frame: Filling<'f>, birth: Generation, arrival: Arrival) -> Result<FrameGuard, Filling<'f>> {
+    pub(super) fn finish<'f>(&mut self, frame: Filling<'f>, birth: Generation, arrival: Arrival) -> Result<FrameGuard, Filling<'f>> {
         let Self { pages, page, .. } = *self;
         let (store, inner) = (&pages.store, &pages.inner);
         let (pool, name, address) = frame.place();
@@ -458,14 +481,34 @@ pub(super) struct Filling<'a> {
 impl<'a> Filling<'a> {
     /// Obtains a frame and reads what lies at `pointer`.
     fn read(pages: &'a StorePages, page: PageId, pointer: &BlockPointer, class: SizeClass) -> Result<Self> {
-        let filling = Self { pages, name: pages.inner.obtain(class, Use::Loading)? };
-        let (pool, name, _) = filling.place();
+        let mut filling = Self::obtain(pages, class, None)?;
+        filling.fill(page, pointer)?;
+        Ok(filling)
+    }
+
+    /// A frame to read into.
+    pub(super) fn obtain(pages: &'a StorePages, class: SizeClass, patience: Option<Duration>) -> Result<Self> {
+        Ok(Self { pages, name: pages.inner.obtain(class, Use::Loading, patience)? })
+    }
+
+    /// The frame that another thread obtained and handed over.
+    pub(super) fn of(pages: &'a StorePages, name: FrameName) -> Self {
+        Self { pages, name }
+    }
+
+    /// Leaves the frame to another thread.
+    pub(super) fn hand_over(self) -> FrameName {
+        std::mem::ManuallyDrop::new(self).name
+    }
+
+    /// Reads what lies at `pointer`.
+    pub(super) fn fill(&mut self, page: PageId, pointer: &BlockPointer) -> Result<()> {
+        let (pool, name, _) = self.place();
         let start = pool.address(name.number);
         super::pool::take_zero(pool.meta(name.number));
         // SAFETY: the frame is this load's alone, and all its bytes are initialised.
-        let target = unsafe { slice::from_raw_parts_mut(start.as_ptr(), length_of(class)) };
-        pages.store.source.load(page, pointer, target)?;
-        Ok(filling)
+        let target = unsafe { slice::from_raw_parts_mut(start.as_ptr(), pool.frame_bytes()) };
+        self.pages.store.source.load(page, pointer, target)
     }
 
     fn place(&self) -> (&'a super::pool::Pool, FrameName, usize) {

@@ -26,7 +26,7 @@ use super::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot};
 use super::pool::{Meta, PUBLISHED, Pool, PoolState, Use};
 use super::protocol::limbo::{Limbo, Verdict};
 use super::store::Store;
-use super::thread::registry;
+use super::thread::{is_in_scope, registry};
 use super::units::UnitKey;
 use crate::error::Result;
 use crate::id::SizeClass;
@@ -113,6 +113,10 @@ impl Room {
     /// A frame of `class` for `usage`, if there is one without evicting anything.
     pub(super) fn take(&mut self, inner: &Inner, class: SizeClass, usage: Use) -> Result<Option<FrameName>> {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
+        // What was replaced is used again before more memory is.
+        if self.states[class.index()].free() == 0 && self.limbo.arrived() >= BATCH {
+            self.sift(inner, &mut Vec::new());
+        }
         let state = &mut self.states[class.index()];
         if state.free() == 0 && state.can_grow(pool) && inner.try_charge(Self::slab_charge(state)) {
             state.grow(pool);
@@ -355,8 +359,12 @@ impl Room {
         }
     }
 
-    /// The policy's memory counts (E5).
+    /// The policy's memory counts (E5). It has it already, so it cannot be refused: room is made for it.
     fn charge_policy(&mut self, inner: &Inner) {
+        let missing = self.policy.memory_bytes().saturating_sub(self.policy_bytes);
+        if missing > inner.available() {
+            self.make_room(inner, missing, None);
+        }
         let bytes = self.policy.memory_bytes();
         if bytes > self.policy_bytes {
             inner.charge(bytes - self.policy_bytes);
@@ -366,9 +374,9 @@ impl Room {
         self.policy_bytes = bytes;
     }
 
-    /// Whether something that holds memory will let go of it soon: loads, and scopes.
+    /// Whether something that holds memory will let go of it soon: loads, and other threads' scopes.
     pub(super) fn is_anything_passing(&self) -> bool {
-        self.loading_bytes > 0 || self.limbo.len() > 0
+        self.loading_bytes > 0 || (self.limbo.young() > 0 && !is_in_scope())
     }
 
     /// Frames with memory, and free ones, of a class.

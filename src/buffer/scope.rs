@@ -11,6 +11,7 @@ use super::policy::Arrival;
 use super::protocol::descriptor::Seen;
 use super::source::ReadState;
 use super::stats::count_hit;
+use super::swip::Swip;
 use super::thread::{self, Epoch};
 use crate::error::{Error, Result};
 use crate::id::PageId;
@@ -76,6 +77,30 @@ impl<S: ReadState> Scope<'_, S> {
             return Ok(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), length_of(page.class())) });
         }
         self.page_kept(page)
+    }
+
+    /// The bytes of the page that `swip` stands for; `swip` remembers the way.
+    ///
+    /// # Errors
+    /// As [`Scope::page`]. `PageNotFound` if the swip came from another store and means nothing here.
+    #[inline]
+    pub fn follow(&self, swip: &Swip) -> Result<&[u8]> {
+        if let Some(descriptor) = swip.offset().and_then(|offset| self.pages.store.table.at(offset))
+            && let Seen::Frame(word) = descriptor.read(self.generation)
+        {
+            count_hit(thread::record(), self.hits);
+            // SAFETY: as in `page`; the word says how long its frame is.
+            return Ok(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), 1 << word.class()) });
+        }
+        self.follow_slowly(swip)
+    }
+
+    #[cold]
+    fn follow_slowly(&self, swip: &Swip) -> Result<&[u8]> {
+        let page = swip.page(self.pages)?;
+        let bytes = self.page(page)?;
+        swip.remember(self.pages, page);
+        Ok(bytes)
     }
 
     #[cold]

@@ -15,7 +15,9 @@ use crate::id::{Block, Generation, PageId, SizeClass};
 /// Page maps by generation, and how often pages were read.
 #[derive(Debug, Default)]
 pub(super) struct Imagined {
+    /// What is being published, and what readers begin with.
     newest: RwLock<State>,
+    visible: RwLock<State>,
     pub(super) loads: AtomicU64,
     pub(super) fails: AtomicBool,
     /// Called within every load.
@@ -95,7 +97,7 @@ impl State {
 
 impl Imagined {
     pub(super) fn state(&self) -> State {
-        self.newest.read().unwrap().clone()
+        self.visible.read().unwrap().clone()
     }
 
     /// A commit: what it frees is `None`. Frames are made for those that say so.
@@ -121,6 +123,7 @@ impl Imagined {
         }
         *self.newest.write().unwrap() = state.clone();
         pages.publish(state.generation, &mut newest.into_iter());
+        *self.visible.write().unwrap() = state.clone();
         state
     }
 }

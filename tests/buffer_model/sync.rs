@@ -1,0 +1,41 @@
+//! The model checker's atomics in the place of the real ones; and rules to break.
+
+pub(super) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use loom::sync::atomic::fence;
+use std::sync::atomic::AtomicU8;
+
+/// One slot is enough for one guard, and two make twice the work.
+pub(super) const SLOTS: usize = 1;
+
+/// As in `src/buffer/sync.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Sabotage {
+    SkipReread = 1,
+    SkipSlots,
+    SkipEpochs,
+    SkipTicket,
+    FrameFirst,
+    SkipFence,
+}
+
+std::thread_local! {
+    static BROKEN: AtomicU8 = const { AtomicU8::new(0) };
+}
+
+/// Breaks a rule, or none, for models run by this thread (the checker runs a model's threads on its caller's).
+pub(super) fn sabotage(rule: Option<Sabotage>) {
+    BROKEN.with(|broken| broken.store(rule.map_or(0, |rule| rule as u8), std::sync::atomic::Ordering::Relaxed));
+}
+
+pub(super) fn sabotaged(rule: Sabotage) -> bool {
+    BROKEN.with(|broken| broken.load(std::sync::atomic::Ordering::Relaxed) == rule as u8)
+}
+
+pub(super) fn light_fence() {
+    fence(Ordering::SeqCst);
+}
+
+pub(super) fn heavy_fence() {
+    fence(Ordering::SeqCst);
+}
