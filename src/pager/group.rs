@@ -18,10 +18,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::handle::{Handle, Shared};
 use super::head::Taken;
-use super::pending::{Member, Sequence};
-use super::private::Together;
+use super::pending::{Member, Sequence, release_alone, release_published};
+use super::private::{Candidate, Together};
 use crate::error::{Error, Result};
-use crate::store::{Committed, Durability};
+use crate::store::{Committed, Durability, Pinned};
 
 /// Where the members of a group hear of their fate.
 #[derive(Debug, Default)]
@@ -50,6 +50,8 @@ struct Fate {
     committed: Option<Committed>,
     results: HashMap<Sequence, Result<Committed>>,
     last: Option<Committed>,
+    /// The state that it made.
+    state: Option<Arc<Pinned>>,
 }
 
 /// Why a wait ended.
@@ -259,9 +261,14 @@ impl Shared {
         while let Some(taken) = self.head.take() {
             let group = Arc::clone(&taken.group);
             leading.taken = Some(Arc::clone(&group));
-            let fate = self.commit_group(taken);
+            let mut fate = self.commit_group(&taken);
             leading.taken = None;
             self.private_bytes.fetch_sub(self.head.remove_oldest(), Ordering::Relaxed);
+            if fate.committed.is_some() {
+                let state = fate.state.take();
+                release_published(&taken.top, || state.unwrap_or_else(|| Arc::new(self.published.pin())));
+            }
+            drop(taken);
             if own.is_some_and(|own| Arc::ptr_eq(own, &group)) {
                 // The next one begins its work before this one's members are told of theirs.
                 drop(leading);
@@ -271,57 +278,57 @@ impl Shared {
         }
     }
 
-    fn commit_group(&self, taken: Taken) -> Fate {
+    fn commit_group(&self, taken: &Taken) -> Fate {
         let mut fate = Fate::default();
         let mut members: Vec<&Member> = taken.top.chain().collect();
         members.reverse();
         let mut alive = Vec::with_capacity(members.len());
         for member in members {
             match member.has_failed() {
-                false => alive.push(member),
+                false => alive.push(Candidate { member, pages: member.pages() }),
                 true => {
                     self.indices.failed(member);
                     fate.results.insert(member.sequence, Err(self.head.predecessor_failed()));
                 }
             }
         }
-        match self.commit_together(&alive, taken.durability) {
-            Ok(committed) => (fate.committed, fate.last) = (Some(committed), Some(committed)),
+        let all: Vec<&Candidate<'_>> = alive.iter().collect();
+        match self.commit(&all, taken.durability) {
+            Ok((committed, state)) => {
+                (fate.committed, fate.last, fate.state) = (Some(committed), Some(committed), state);
+            }
             Err(error) if alive.len() > 1 && !is_final(&error) => {
-                self.commit_one_by_one(&alive, taken.durability, &mut fate);
+                self.commit_one_by_one(&all, taken.durability, &mut fate);
             }
             Err(error) => {
-                for member in &alive {
-                    self.indices.failed(member);
-                    fate.results.insert(member.sequence, Err(again(&error)));
+                for alive in &alive {
+                    self.indices.failed(alive.member);
+                    fate.results.insert(alive.member.sequence, Err(again(&error)));
                 }
-                if let [member] = alive[..] {
-                    self.head.fail(member, &error);
-                    fate.results.insert(member.sequence, Err(error));
+                if let [alive] = &alive[..] {
+                    self.head.fail(alive.member, &error);
+                    fate.results.insert(alive.member.sequence, Err(error));
                 }
             }
         }
         fate
     }
 
-    fn commit_together(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
-        let committed = self.commit(members, durability)?;
-        self.indices.published(&self.published.pin(), members);
-        Ok(committed)
-    }
-
     /// What failed together may not fail alone: each member fails for itself, and with those that were built on it.
-    fn commit_one_by_one(&self, members: &[&Member], durability: Durability, fate: &mut Fate) {
+    fn commit_one_by_one(&self, members: &[&Candidate<'_>], durability: Durability, fate: &mut Fate) {
         let mut end: Option<Error> = None;
-        for member in members {
+        for alive in members {
+            let member = alive.member;
             let result = match &end {
                 Some(error) => Err(again(error)),
                 None if member.has_failed() => Err(self.head.predecessor_failed()),
-                None => self.commit_together(&[member], durability),
+                None => self.commit(&[alive], durability),
             };
-            if let Ok(committed) = &result {
-                fate.last = Some(*committed);
-            }
+            let result = result.map(|(committed, state)| {
+                fate.last = Some(committed);
+                release_alone(member, &state.unwrap_or_else(|| Arc::new(self.published.pin())));
+                committed
+            });
             if let Err(error) = &result {
                 self.indices.failed(member);
                 if is_final(error) {
@@ -334,8 +341,9 @@ impl Shared {
         }
     }
 
-    /// Commits through the core.
-    fn commit(&self, members: &[&Member], durability: Durability) -> Result<Committed> {
+    /// Commits through the core. If something of it was spilled, the state that it made comes with it, held since
+    /// before anything that it has could be given up.
+    fn commit(&self, members: &[&Candidate<'_>], durability: Durability) -> Result<(Committed, Option<Arc<Pinned>>)> {
         let together = Together::new(members);
         let changes = &together.changes();
         #[cfg(feature = "tracing")]
@@ -350,7 +358,8 @@ impl Shared {
             };
             let state = core.store.state();
             let committed = Committed { generation: state.generation, incarnation: state.incarnation };
-            return self.settle(core, result.map(|()| committed));
+            self.indices.published(&state, members);
+            return self.settle(core, result.map(|()| (committed, None)));
         }
         self.publisher.set_frames(together.frames());
         let mut result = core.store.commit(changes, durability);
@@ -361,12 +370,17 @@ impl Shared {
             result = reclaimed.and_then(|()| core.store.commit(changes, durability));
         }
         self.publisher.set_frames(Vec::new());
+        let mut state = None;
         if result.is_ok() {
-            members.iter().for_each(|member| member.published(&self.published));
+            if together.is_spilled() {
+                together.take_over();
+                state = Some(Arc::new(self.published.pin()));
+            }
+            self.indices.published(&core.store.state(), members);
             self.pins.expire();
             core = self.after_commit(core);
         }
-        self.settle(core, result)
+        self.settle(core, result.map(|committed| (committed, state)))
     }
 }
 

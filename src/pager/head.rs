@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::conflict::Claim;
 use super::group::Group;
 use super::pending::{Member, Pending, Sequence};
-use super::private::PrivatePage;
+use super::private::Pages;
 use crate::error::{Contended, Error, Result};
 use crate::id::{PageId, SizeClass};
 use crate::store::{Durability, Pinned, Published};
@@ -79,7 +79,7 @@ enum Leader {
 /// What a transaction wants to commit.
 #[derive(Debug)]
 pub(super) struct Draft {
-    pub(super) pages: BTreeMap<PageId, PrivatePage>,
+    pub(super) pages: Pages,
     pub(super) header: Option<Arc<[u8]>>,
     pub(super) returned: Vec<PageId>,
     pub(super) bytes: usize,

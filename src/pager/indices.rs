@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handle::Shared;
 use super::pending::{Member, Pending};
-use super::private::{Content, Origin};
+use super::private::{Candidate, Content, Origin};
 use crate::error::{Error, Result};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::store::{Pinned, State};
@@ -54,9 +54,9 @@ impl Indices {
     }
 
     /// The members' changes are published, in `newest` or before.
-    pub(super) fn published(&self, newest: &State, members: &[&Member]) {
-        for member in members {
-            for (page, private) in &member.pages {
+    pub(super) fn published(&self, newest: &State, members: &[&Candidate<'_>]) {
+        for alive in members {
+            for (page, private) in &*alive.pages {
                 match (private.origin, &private.content) {
                     (Origin::New, _) => drop(self.lock(page.class()).taken.remove(&page.index())),
                     (Origin::Committed, Content::Freed) => {
@@ -67,12 +67,13 @@ impl Indices {
                 }
             }
         }
-        self.give_back(members.iter().flat_map(|member| member.returned.iter().copied()));
+        self.give_back(members.iter().flat_map(|alive| alive.member.returned.iter().copied()));
     }
 
     /// The member's changes will never be published.
     pub(super) fn failed(&self, member: &Member) {
-        let new = member.pages.iter().filter(|(_, private)| private.origin == Origin::New).map(|(page, _)| *page);
+        let pages = member.pages();
+        let new = pages.iter().filter(|(_, private)| private.origin == Origin::New).map(|(page, _)| *page);
         self.give_back(new.chain(member.returned.iter().copied()));
     }
 
@@ -112,7 +113,7 @@ impl Class {
             (self.cursor, self.refused) = (self.cursor.min(index), None);
         }
         let map = &newest.maps[class.index()];
-        let sees = |index| PageId::new(class, index).is_some_and(|page| pending.content(page).is_some());
+        let sees = |index| PageId::new(class, index).is_some_and(|page| pending.has(page).is_some());
         let mut refused = None;
         let found = map.next_free(&shared.nodes, self.cursor, |index, since| {
             if self.taken.contains(&index) {

@@ -1,21 +1,24 @@
 //! What is sequenced and not yet published: the changes of committed transactions whose record is not written yet, as
 //! transactions that build on them see them.
 //!
-//! - **N1** A member never changes once it is sequenced, but for being marked failed. Members of one group are a list,
-//!   youngest first, and a transaction that begins takes the list's head: later members do not show in it.
+//! - **N1** What a member shows does not change once it is sequenced, but for its being marked failed. Members of one
+//!   group are a list, youngest first, and a transaction that begins takes the list's head: later members do not show in
+//!   it.
 //! - **N2** A member's changes may be published already while they are still seen here: they are the same either way, so
 //!   it does not matter.
 //! - **N3** A member that failed is seen by those who began before it failed, and by nobody else. They cannot commit.
+//! - **N4** Once it is published, a member that is still seen holds no frames, but for pages that a later member of its
+//!   group changed again: the others are read in the state that its commit made, which it holds instead.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::bytes::Bytes;
 use super::group::Group;
-use super::private::{Content, Others, PrivatePage};
+use super::private::{Content, Others, Pages};
 use crate::id::{PageId, SizeClass};
-use crate::store::{Pinned, Published};
+use crate::store::Pinned;
 
 /// The number of a sequenced transaction: strictly rising, in memory only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +30,7 @@ pub(super) struct Member {
     pub(super) sequence: Sequence,
     /// The youngest transaction that was sequenced when this one began: what it may be built on.
     pub(super) began: Sequence,
-    pub(super) pages: BTreeMap<PageId, PrivatePage>,
+    pages: RwLock<Shown>,
     pub(super) header: Option<Arc<[u8]>>,
     /// Indices that it took and gave back.
     pub(super) returned: Vec<PageId>,
@@ -37,9 +40,14 @@ pub(super) struct Member {
     filter: Filter,
     /// From which sequence on it is not seen any more, since it failed.
     failed: AtomicU64,
-    /// The state that its commit made, if it has spilled bytes: held, so that their places are not used again while
-    /// somebody may read them here.
-    pinned: OnceLock<Pinned>,
+}
+
+/// The pages of a member.
+#[derive(Clone, Debug)]
+struct Shown {
+    pages: Arc<Pages>,
+    /// The state in which those with the content `Published` are to be read.
+    state: Option<Arc<Pinned>>,
 }
 
 /// A set that knows for certain only what is not in it (a Bloom filter with one hash).
@@ -66,15 +74,15 @@ impl Filter {
 impl Member {
     pub(super) fn new(
         (sequence, began): (Sequence, Sequence),
-        pages: BTreeMap<PageId, PrivatePage>,
+        pages: Pages,
         header: Option<Arc<[u8]>>,
         returned: Vec<PageId>,
         before: Option<Arc<Self>>,
     ) -> Self {
         let mut filter = before.as_ref().map_or_else(Filter::default, |before| before.filter.clone());
         pages.keys().for_each(|page| filter.add(*page));
-        let (failed, pinned) = (AtomicU64::new(u64::MAX), OnceLock::new());
-        Self { sequence, began, pages, header, returned, before, filter, failed, pinned }
+        let pages = RwLock::new(Shown { pages: Arc::new(pages), state: None });
+        Self { sequence, began, pages, header, returned, before, filter, failed: AtomicU64::new(u64::MAX) }
     }
 
     /// It is not seen by who begins from `sequence` on.
@@ -82,25 +90,35 @@ impl Member {
         self.failed.store(sequence.0, Ordering::Release);
     }
 
-    /// Its changes are published: the spilled ones belong to the state now. Called before anything else is committed.
-    pub(super) fn published(&self, published: &Arc<Published>) {
-        if self.pages.values().any(PrivatePage::is_spilled) {
-            self.pinned.get_or_init(|| published.pin());
-            for bytes in self.pages.values().flat_map(|private| private.content.units()) {
-                if let Bytes::Spilled(spill) = bytes {
-                    spill.taken_over();
-                }
-            }
-        }
-    }
-
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire) != u64::MAX
+    }
+
+    /// What it changed.
+    pub(super) fn pages(&self) -> Arc<Pages> {
+        self.shown().pages
     }
 
     /// This member and those before it, youngest first.
     pub(super) fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |member| member.before.as_deref())
+    }
+
+    /// A panic while the lock is held leaves what is inside whole.
+    fn shown(&self) -> Shown {
+        self.pages.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its changes are published in `state`, with later ones of pages of which `changed_later` is true (N4).
+    fn release(&self, state: &Arc<Pinned>, changed_later: impl Fn(PageId) -> bool) {
+        let mut pages = Pages::clone(&self.pages());
+        for (page, private) in &mut pages {
+            if !changed_later(*page) && !matches!(private.content, Content::Freed) {
+                private.content = Content::Published;
+            }
+        }
+        let shown = Shown { pages: Arc::new(pages), state: Some(Arc::clone(state)) };
+        *self.pages.write().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 }
 
@@ -114,6 +132,33 @@ impl Drop for Member {
     }
 }
 
+/// The group whose youngest member is `top` is published in `state`, and removed from the head: members that
+/// transactions still see give up their frames (N4).
+pub(super) fn release_published(top: &Arc<Member>, pin: impl FnOnce() -> Arc<Pinned>) {
+    // Each is referred to by the next one, the top by the caller; who sees one refers to it too.
+    let mut member = Some(top);
+    while let Some(seen) = member.filter(|member| Arc::strong_count(member) == 1) {
+        member = seen.before.as_ref();
+    }
+    if member.is_none() {
+        return;
+    }
+    let state = pin();
+    let mut changed_later: BTreeMap<PageId, ()> = BTreeMap::new();
+    for member in top.chain() {
+        let pages = member.pages();
+        if !member.has_failed() {
+            member.release(&state, |page| changed_later.contains_key(&page));
+            changed_later.extend(pages.keys().map(|page| (*page, ())));
+        }
+    }
+}
+
+/// The member was committed alone, in `state`.
+pub(super) fn release_alone(member: &Member, state: &Arc<Pinned>) {
+    member.release(state, |_| false);
+}
+
 /// What was pending when a transaction began: the youngest member of each group, youngest group first.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
@@ -123,12 +168,20 @@ pub(super) struct Pending {
     pub(super) began: Sequence,
 }
 
+/// What is pending of a page.
+pub(super) enum PendingPage {
+    /// This was made of it.
+    Changed(Content),
+    /// It is to be read in this state, which is newer than the one that the transaction began with.
+    In(Arc<Pinned>),
+}
+
 /// What is pending of one chunk.
 pub(super) enum PendingChunk {
     Bytes(Bytes),
     Zero,
-    /// What is published is what counts.
-    Published,
+    /// It is to be read in this state, or in what the transaction began with.
+    In(Option<Arc<Pinned>>),
 }
 
 impl Pending {
@@ -143,38 +196,51 @@ impl Pending {
 
     /// The members seen, youngest first.
     fn members(&self) -> impl Iterator<Item = &Member> {
-        let seen = |member: &&Member| member.failed.load(Ordering::Acquire) > self.began.0;
-        self.tops.iter().flat_map(|top| top.chain()).filter(seen)
+        self.seen(|_| true)
     }
 
-    /// What the members made of the page, youngest first.
-    fn contents(&self, page: PageId) -> impl Iterator<Item = &Content> {
-        let tops = self.tops.iter().filter(move |top| top.filter.may_have(page));
-        let seen = |member: &&Member| member.failed.load(Ordering::Acquire) > self.began.0;
-        tops.flat_map(|top| top.chain()).filter(seen).filter_map(move |member| Some(&member.pages.get(&page)?.content))
+    fn seen(&self, may_have: impl Fn(&Filter) -> bool) -> impl Iterator<Item = &Member> {
+        let tops = self.tops.iter().filter(move |top| may_have(&top.filter));
+        tops.flat_map(|top| top.chain()).filter(|member| member.failed.load(Ordering::Acquire) > self.began.0)
+    }
+
+    /// What the members that have the page show, youngest first.
+    fn shown(&self, page: PageId) -> impl Iterator<Item = Shown> {
+        let members = self.seen(move |filter| filter.may_have(page));
+        members.map(Member::shown).filter(move |shown| shown.pages.contains_key(&page))
     }
 
     /// What the youngest member made of the page.
-    pub(super) fn content(&self, page: PageId) -> Option<&Content> {
+    pub(super) fn page(&self, page: PageId) -> Option<PendingPage> {
         if self.tops.is_empty() {
             return None;
         }
-        self.contents(page).next()
+        let shown = self.shown(page).next()?;
+        Some(match (&shown.pages.get(&page)?.content, shown.state) {
+            (Content::Published, Some(state)) => PendingPage::In(state),
+            (content, _) => PendingPage::Changed(content.clone()),
+        })
+    }
+
+    /// Whether the page is allocated, if a member has it.
+    pub(super) fn has(&self, page: PageId) -> Option<bool> {
+        self.page(page).map(|page| !matches!(page, PendingPage::Changed(Content::Freed)))
     }
 
     /// A chunk of a large page.
     pub(super) fn chunk(&self, page: PageId, chunk: u32) -> PendingChunk {
-        for content in self.contents(page) {
-            match content {
-                Content::Chunks(chunks, others) => match (chunks.get(&chunk), others) {
+        for shown in self.shown(page) {
+            match shown.pages.get(&page).map(|private| &private.content) {
+                Some(Content::Chunks(chunks, others)) => match (chunks.get(&chunk), others) {
                     (Some(bytes), _) => return PendingChunk::Bytes(bytes.clone()),
                     (None, Others::Zero) => return PendingChunk::Zero,
                     (None, Others::Below) => {}
                 },
+                Some(Content::Published) => return PendingChunk::In(shown.state),
                 _ => return PendingChunk::Zero,
             }
         }
-        PendingChunk::Published
+        PendingChunk::In(None)
     }
 
     pub(super) fn header(&self) -> Option<&Arc<[u8]>> {
@@ -183,19 +249,22 @@ impl Pending {
 
     /// The pages of a class that are pending, and whether they are allocated; a page may come more than once, as the
     /// youngest member has it first.
-    pub(super) fn pages(&self, class: SizeClass) -> impl Iterator<Item = (PageId, bool)> {
-        self.members().flat_map(move |member| of_class(&member.pages, class)).map(|(page, private)| {
-            let allocated = !matches!(private.content, Content::Freed);
-            (page, allocated)
-        })
+    pub(super) fn pages(&self, class: SizeClass) -> Vec<(PageId, bool)> {
+        let mut found = Vec::new();
+        for member in self.members() {
+            let pages = member.pages();
+            let in_class = of_class(&pages, class);
+            found.extend(in_class.map(|(page, private)| (page, !matches!(private.content, Content::Freed))));
+        }
+        found
     }
 }
 
 /// The entries of one class.
 pub(super) fn of_class(
-    pages: &BTreeMap<PageId, PrivatePage>,
+    pages: &Pages,
     class: SizeClass,
-) -> impl Iterator<Item = (PageId, &PrivatePage)> {
+) -> impl Iterator<Item = (PageId, &super::private::PrivatePage)> {
     let first = PageId::new(class, 0);
     let from_first = first.into_iter().flat_map(|first| pages.range(first..));
     from_first.take_while(move |(page, _)| page.class() == class).map(|(page, private)| (*page, private))

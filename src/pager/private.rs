@@ -39,7 +39,12 @@ pub(super) enum Content {
     Chunks(BTreeMap<u32, Bytes>, Others),
     /// It is freed.
     Freed,
+    /// As it is in the state that the commit made; only of a transaction whose commit is published.
+    Published,
 }
+
+/// What became of pages.
+pub(super) type Pages = BTreeMap<PageId, PrivatePage>;
 
 /// What the chunks are that a page's content does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +85,7 @@ struct Segment {
 /// What a transaction has changed so far.
 #[derive(Debug, Default)]
 pub(super) struct Private {
-    pages: BTreeMap<PageId, PrivatePage>,
+    pages: Pages,
     /// Bytes of memory of the pages.
     memory_bytes: usize,
     changes: u64,
@@ -94,7 +99,7 @@ impl Private {
         self.pages.get(&page)
     }
 
-    pub(super) fn pages(&self) -> &BTreeMap<PageId, PrivatePage> {
+    pub(super) fn pages(&self) -> &Pages {
         &self.pages
     }
 
@@ -201,7 +206,7 @@ impl Private {
     }
 
     /// Pages, header, and the pages whose indices are given back.
-    pub(super) fn into_parts(self) -> (BTreeMap<PageId, PrivatePage>, Option<Arc<[u8]>>, Vec<PageId>) {
+    pub(super) fn into_parts(self) -> (Pages, Option<Arc<[u8]>>, Vec<PageId>) {
         let in_class = |(class, indices): (SizeClass, BTreeSet<u64>)| {
             indices.into_iter().filter_map(move |index| PageId::new(class, index))
         };
@@ -256,11 +261,6 @@ impl PrivatePage {
         self.content.units().map(Bytes::memory_bytes).sum()
     }
 
-    /// Whether any of it lies in reserved space.
-    pub(super) fn is_spilled(&self) -> bool {
-        self.content.units().any(|bytes| matches!(bytes, Bytes::Spilled(_)))
-    }
-
     /// Puts what a later transaction made of the page over this; `None` if the page was never there.
     fn overlaid(mut self, later: &Self) -> Option<Self> {
         self.content = match (self.content, &later.content) {
@@ -276,22 +276,29 @@ impl PrivatePage {
     }
 }
 
+/// A member that is to be committed, with what it changed.
+#[derive(Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) member: &'a Member,
+    pub(super) pages: Arc<Pages>,
+}
+
 /// What members of a group changed together.
 #[derive(Debug)]
 pub(super) struct Together<'a> {
-    pages: Cow<'a, BTreeMap<PageId, PrivatePage>>,
+    pages: Cow<'a, Pages>,
     header: Option<&'a Arc<[u8]>>,
 }
 
 impl<'a> Together<'a> {
     /// Puts what the members changed over each other, oldest first.
-    pub(super) fn new(members: &[&'a Member]) -> Self {
-        let header = members.iter().rev().find_map(|member| member.header.as_ref());
-        if let [member] = members {
-            return Self { pages: Cow::Borrowed(&member.pages), header };
+    pub(super) fn new(members: &[&'a Candidate<'a>]) -> Self {
+        let header = members.iter().rev().find_map(|candidate| candidate.member.header.as_ref());
+        if let [candidate] = members {
+            return Self { pages: Cow::Borrowed(&candidate.pages), header };
         }
-        let mut pages: BTreeMap<PageId, PrivatePage> = BTreeMap::new();
-        for (page, private) in members.iter().flat_map(|member| &member.pages) {
+        let mut pages = Pages::new();
+        for (page, private) in members.iter().flat_map(|candidate| &*candidate.pages) {
             let together = match pages.remove(page) {
                 None => Some(private.clone()),
                 Some(before) => before.overlaid(private),
@@ -301,6 +308,23 @@ impl<'a> Together<'a> {
             }
         }
         Self { pages: Cow::Owned(pages), header }
+    }
+
+    /// Whether any of it lies in reserved space.
+    pub(super) fn is_spilled(&self) -> bool {
+        self.spills().next().is_some()
+    }
+
+    /// The commit has made the reserved space the pages'.
+    pub(super) fn take_over(&self) {
+        self.spills().for_each(|spill| spill.taken_over());
+    }
+
+    fn spills(&self) -> impl Iterator<Item = &Arc<Spill>> {
+        self.pages().flat_map(|(_, content)| content.units()).filter_map(|bytes| match bytes {
+            Bytes::Spilled(spill) => Some(spill),
+            Bytes::Frame(_) => None,
+        })
     }
 
     /// The frames of pages that are one, in rising order.
@@ -332,7 +356,7 @@ impl Content {
         let (whole, chunks) = match self {
             Self::Whole(bytes) => (Some(bytes), None),
             Self::Chunks(chunks, _) => (None, Some(chunks.values())),
-            Self::Zero | Self::Freed => (None, None),
+            Self::Zero | Self::Freed | Self::Published => (None, None),
         };
         whole.into_iter().chain(chunks.into_iter().flatten())
     }
@@ -345,6 +369,8 @@ impl Content {
             Self::Chunks(chunks, Others::Below) => PageChange::Chunks(borrowed(chunks)),
             Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
             Self::Freed => PageChange::Free,
+            // Not of a transaction that is still to be committed.
+            Self::Published => PageChange::Chunks(BTreeMap::new()),
         }
     }
 }

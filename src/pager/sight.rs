@@ -4,33 +4,36 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::bytes::{Bytes, Held};
-use super::pending::{PendingChunk, of_class};
+use super::pending::{PendingChunk, PendingPage, of_class};
 use super::private::{Content, Origin, Others, PrivatePage};
 use super::read::{self, At, PageGuard, Part, Read, check_range, parts};
 use super::transaction::Transaction;
 use crate::buffer::ReadState;
 use crate::error::{Contended, Error, Result};
 use crate::id::{Generation, PageId, SizeClass};
+use crate::store::Pinned;
 
 /// A page as far as it is in memory.
 pub(super) enum Seen {
     /// What the transaction itself, or a pending one, made of it.
     Changed(Content),
-    /// It is as it is published.
-    Published,
+    /// It is as it is published, in this state or in what the transaction began with.
+    Published(Option<Arc<Pinned>>),
 }
 
 /// A chunk that may have other bytes than zeros.
 pub(super) enum SeenChunk {
     /// What the transaction itself, or a pending one, made of it.
     Changed(Bytes),
-    /// It is as it is published.
-    Published(u32),
+    /// It is as it is published, in this state or in what the transaction began with.
+    Published(u32, Option<Arc<Pinned>>),
 }
 
 impl Transaction {
-    fn base(&self) -> At<'_> {
-        At { state: &self.began.base, shared: self.shared() }
+    /// The state, or what the transaction began with.
+    fn at<'a>(&'a self, state: Option<&'a Arc<Pinned>>) -> At<'a> {
+        let state = state.map_or(&self.began.base, |state| &**state);
+        At { state, shared: self.shared() }
     }
 
     /// Where the page comes from, if it is allocated and nobody has it open.
@@ -45,11 +48,11 @@ impl Transaction {
             }
         }
         self.note_read(Contended::Page(page));
-        match self.began.pending.content(page) {
-            Some(Content::Freed) => Err(Error::PageNotFound { page }),
-            Some(_) => Ok(Origin::Committed),
+        match self.began.pending.has(page) {
+            Some(false) => Err(Error::PageNotFound { page }),
+            Some(true) => Ok(Origin::Committed),
             None => {
-                self.shared().while_open(|| self.base().pointer(page))?;
+                self.shared().while_open(|| self.at(None).pointer(page))?;
                 Ok(Origin::Committed)
             }
         }
@@ -67,10 +70,11 @@ impl Transaction {
             }
         }
         self.note_read(Contended::Page(page));
-        match self.began.pending.content(page) {
-            Some(Content::Freed) => Err(Error::PageNotFound { page }),
-            Some(content) => Ok(Seen::Changed(content.clone())),
-            None => Ok(Seen::Published),
+        match self.began.pending.page(page) {
+            Some(PendingPage::Changed(Content::Freed)) => Err(Error::PageNotFound { page }),
+            Some(PendingPage::Changed(content)) => Ok(Seen::Changed(content)),
+            Some(PendingPage::In(state)) => Ok(Seen::Published(Some(state))),
+            None => Ok(Seen::Published(None)),
         }
     }
 
@@ -85,7 +89,9 @@ impl Transaction {
                 }
                 Ok(Held::Frame(frame))
             }
-            Seen::Published => self.shared().while_open(|| self.base().page(page).map(Held::Guard)),
+            Seen::Published(state) => {
+                self.shared().while_open(|| self.at(state.as_ref()).page(page).map(Held::Guard))
+            }
         }
     }
 
@@ -106,7 +112,7 @@ impl Transaction {
         match self.began.pending.chunk(page, chunk) {
             PendingChunk::Bytes(bytes) => Ok(Some(SeenChunk::Changed(bytes))),
             PendingChunk::Zero => Ok(None),
-            PendingChunk::Published => Ok(Some(SeenChunk::Published(chunk))),
+            PendingChunk::In(state) => Ok(Some(SeenChunk::Published(chunk, state))),
         }
     }
 
@@ -114,7 +120,9 @@ impl Transaction {
     pub(super) fn copy_chunk(&self, page: PageId, chunk: &SeenChunk, part: Part, target: &mut [u8]) -> Result<()> {
         match chunk {
             SeenChunk::Changed(bytes) => self.copy_part(page, bytes, part.start, target),
-            SeenChunk::Published(_) => self.shared().while_open(|| self.base().part_of_chunk(page, part, target)),
+            SeenChunk::Published(_, state) => {
+                self.shared().while_open(|| self.at(state.as_ref()).part_of_chunk(page, part, target))
+            }
         }
     }
 
@@ -122,8 +130,8 @@ impl Transaction {
     pub(super) fn chunk_equals(&self, page: PageId, chunk: &SeenChunk, bytes: &[u8]) -> Result<bool> {
         match chunk {
             SeenChunk::Changed(before) => self.equals(page, before, bytes),
-            SeenChunk::Published(number) => {
-                self.shared().while_open(|| self.base().chunk_equals(page, *number, bytes))
+            SeenChunk::Published(number, state) => {
+                self.shared().while_open(|| self.at(state.as_ref()).chunk_equals(page, *number, bytes))
             }
         }
     }
@@ -155,8 +163,10 @@ impl Read for Transaction {
                     }
                 }
             }
-            Seen::Changed(Content::Zero | Content::Freed) => target.fill(0),
-            Seen::Published => self.shared().while_open(|| self.base().part(page, offset, target))?,
+            Seen::Changed(Content::Zero | Content::Freed | Content::Published) => target.fill(0),
+            Seen::Published(state) => {
+                self.shared().while_open(|| self.at(state.as_ref()).part(page, offset, target))?;
+            }
         }
         Ok(())
     }
@@ -166,8 +176,8 @@ impl Read for Transaction {
             return Ok(!matches!(private.content, Content::Freed));
         }
         self.note_read(Contended::Page(page));
-        if let Some(content) = self.began.pending.content(page) {
-            return Ok(!matches!(content, Content::Freed));
+        if let Some(allocated) = self.began.pending.has(page) {
+            return Ok(allocated);
         }
         self.shared().while_open(|| Ok(!self.began.base.pointer(&self.shared().nodes, page)?.is_null()))
     }
