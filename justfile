@@ -16,6 +16,10 @@ test *arguments:
 crash-long *arguments:
     VELLUM_CRASH=long cargo test --all-features --test crash --test mutations -- --nocapture {{ arguments }}
 
+# A writer and eight readers, killed a thousand times; `VELLUM_SEED` chooses other moments.
+readers-long kills="1000":
+    VELLUM_KILLS={{ kills }} cargo test --test readers bank -- --nocapture
+
 # Each fuzz target for a while (needs a nightly toolchain and cargo-fuzz).
 fuzz seconds="60":
     for target in $(cargo +nightly fuzz list); do \
@@ -24,7 +28,7 @@ fuzz seconds="60":
 
 # Benchmarks; `just bench commit` for one of them.
 bench *names:
-    for name in {{ if names == "" { "commit space memory" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
+    for name in {{ if names == "" { "commit space memory buffer hit_rate readers" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
 
 # The reference, with what is private too.
 docs:
@@ -37,3 +41,7 @@ deny:
 # Bytes of FORMAT.md that are no longer what the library writes.
 format:
     cargo test --test format --test stranger
+
+# The buffer's lock-free core under the model checker, with more switches of threads than the tests try.
+model preemptions="5":
+    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test --test buffer_model -- --nocapture

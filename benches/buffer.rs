@@ -135,7 +135,8 @@ fn resident(sizes: &Sizes) {
         pages.publish(BIRTH, &mut [(page(12, index as u64), Newest::Frame(frame))].into_iter());
     }
     let at = At { pages: count };
-    let array: Vec<usize> = (0..count).map(|index| ok(pages.page(&at, page(12, index))).as_ptr().expose_provenance()).collect();
+    let array: Vec<usize> =
+        (0..count).map(|index| ok(pages.page(&at, page(12, index))).as_ptr().expose_provenance()).collect();
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
     let by_array = |start: u64, steps: usize| {
         let mut at = start;
@@ -213,7 +214,9 @@ fn resident(sizes: &Sizes) {
     let same = page(12, 5);
     let by_scope_same = |steps: usize| {
         for _ in 0..steps / 8 {
-            ok(pages.scope(&at, |scope| (0..8).try_for_each(|_| scope.page(same).map(|bytes| drop(black_box(word(bytes)))))));
+            ok(pages.scope(&at, |scope| {
+                (0..8).try_for_each(|_| scope.page(same).map(|bytes| drop(black_box(word(bytes)))))
+            }));
         }
     };
     let by_guard_same = |steps: usize| (0..steps).for_each(|_| drop(black_box(word(&ok(pages.page(&at, same))))));
@@ -315,7 +318,11 @@ fn larger(sizes: &Sizes, class: u8) {
             last = (buffered, direct);
         }
         println!("  {threads:>2} threads: {:>7.0} pages/s, bare {:>7.0}", last.0, last.1);
-        goal(&format!("larger-{}KiB-{threads}-threads", (1 << class) >> 10), median(ratios), (">=", if class == 12 { 0.9 } else { 0.85 }));
+        goal(
+            &format!("larger-{}KiB-{threads}-threads", (1 << class) >> 10),
+            median(ratios),
+            (">=", if class == 12 { 0.9 } else { 0.85 }),
+        );
     }
     let constant = 8 << 20;
     let bound = (most.into_inner() as f64 - f64::from(constant)) / sizes.budget as f64;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::{Extent, Generation, PageId, SizeClass};
+use crate::id::{CheckpointNumber, Extent, Generation, PageId, SizeClass};
 
 /// The result of every fallible call of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused an operation on the file.
-    #[error("{operation} of {} failed{}: {source}", path.display(), at(*offset))]
+    #[error("{operation} of {} failed{}: {source}{}", path.display(), at(*offset), what_to_do(source))]
     Io {
         /// What was tried: `read`, `write`, `sync`, `open`, …
         operation: &'static str,
@@ -70,10 +70,62 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Another writer has the store open.
-    #[error("{} is open for writing elsewhere (in this or another process); wait for it or stop it", path.display())]
+    /// Another writer has the store open, in another process or (where it is asked for as a reader) in this one.
+    #[error("{} is open for writing elsewhere, in another process as a rule; wait for it or stop it", path.display())]
     Locked {
         /// The file.
+        path: PathBuf,
+    },
+
+    /// This process has the store open for writing already, under this name or another.
+    #[error("{} is open for writing in this process already; use the pager that is there, or close it first", path.display())]
+    OpenedTwice {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Readers have the store open in a way that keeps writers out: without write access, or because they asked for it.
+    #[error("{} is open for reading elsewhere, by readers that keep writers out; wait for them or stop them", path.display())]
+    LockedByReaders {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A writer has the store open, and did not tell readers of other processes what they may read.
+    #[error("{} is open for writing, and its writer tells readers nothing (it may be recovering, or refuse readers)", path.display())]
+    WriterSilent {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// What a reader in another process reads is newer than what could be recovered: blocks it reads would be used
+    /// again. Nothing was written; stop the reader, then open again.
+    #[error("{} could be recovered to checkpoint {} only, but {holder} reads {}; stop it, then open again", path.display(), recovered.0, newer(*base))]
+    ReaderAhead {
+        /// The file.
+        path: PathBuf,
+        /// Who it is.
+        holder: String,
+        /// The checkpoint that it reads; `None` if it is choosing one just now.
+        base: Option<CheckpointNumber>,
+        /// The checkpoint that could be recovered.
+        recovered: CheckpointNumber,
+    },
+
+    /// The folder beside the store, in which readers say what they need, cannot serve.
+    #[error("readers beside {} cannot be kept account of: {reason}", path.display())]
+    SideFolder {
+        /// The store's file.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// A reader is used in a child of the process that opened it. What it pins belongs to the parent; open the store
+    /// anew in the child.
+    #[error("the reader of {} was opened by the parent of this process; open the store anew in the child", path.display())]
+    Forked {
+        /// The store's file.
         path: PathBuf,
     },
 
@@ -278,6 +330,10 @@ pub enum Error {
         page: PageId,
     },
 
+    /// The swip was followed in another store, and means nothing in this one.
+    #[error("the swip was followed in another store, and means no page of this one")]
+    SwipOfAnotherStore,
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,
@@ -457,12 +513,13 @@ impl Error {
         matches!(self, Self::Corrupt(_))
     }
 
-    /// Whether space is what is lacking: on the disk, or under a quota.
+    /// Whether space is what is lacking: on the disk, under a quota, or under a limit on the length of files.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
             _ => false,
         }
@@ -526,11 +583,26 @@ fn at(offset: Option<u64>) -> String {
     offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default()
 }
 
+fn what_to_do(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; check the path, or create the store there",
+        io::ErrorKind::PermissionDenied => "; check the permissions of the file and of its folder",
+        io::ErrorKind::StorageFull => "; free space on the disk",
+        io::ErrorKind::QuotaExceeded => "; free space under the quota",
+        io::ErrorKind::FileTooLarge => "; raise the limit on the length of files (`ulimit -f`), or of the file system",
+        _ => "",
+    }
+}
+
 fn what_limits_memory(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::OutOfMemory => " (see `ulimit -v`, `ulimit -d`, vm.overcommit_memory and vm.max_map_count)",
         _ => "",
     }
+}
+
+fn newer(base: Option<CheckpointNumber>) -> String {
+    base.map_or_else(|| "one that may be newer".to_owned(), |base| format!("checkpoint {}", base.0))
 }
 
 fn of_page(page: Option<PageId>) -> String {

@@ -45,6 +45,7 @@ pub mod map;
 pub mod memory;
 pub mod pager;
 pub mod process;
+pub mod reader;
 pub mod space;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -55,9 +56,10 @@ pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Savepoint, Scope,
-    Stats, Ticket, Transaction, View,
+    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read,
+    Readers, Savepoint, Scope, Stats, Ticket, Transaction, View,
 };
+pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
     CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
     VerifyLevel, VerifyReport,

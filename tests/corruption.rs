@@ -21,6 +21,7 @@ use judge::{Outcome, is_typed, judge_page, judge_state, open, recovered, states}
 use overlay::{BLOCK, Overlay};
 use sample::Sample;
 use vellum::disk::Disk;
+use vellum::format::{SUPERBLOCK_BLOCKS, Superblock, slot_blocks};
 use vellum::map::Nodes;
 use vellum::store::{Severity, State, VerifyLevel};
 use vellum::testing::ModelState;
@@ -95,6 +96,28 @@ struct Stage {
     read_at_open: BTreeSet<u64>,
     targets: Vec<Target>,
     live: Vec<u64>,
+    /// What only the newest checkpoint leads to: its trees. The older slot and its longer log do without.
+    newest_only: BTreeSet<u64>,
+}
+
+/// The blocks that anything reads if the newest superblock is lost.
+fn read_without_newest(sample: &Sample) -> BTreeSet<u64> {
+    let disk = Arc::new(Overlay::new(&sample.bytes));
+    for copy in slot_blocks(newest_superblock(&sample.bytes).checkpoint) {
+        disk.put(copy, &[0xa5; BLOCK]);
+    }
+    let (mut store, report) = open(Arc::clone(&disk) as Arc<dyn Disk>, &sample.settings).unwrap();
+    assert!(report.fell_back);
+    store.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
+    disk.reads_of_base()
+}
+
+fn newest_superblock(bytes: &[u8]) -> Superblock {
+    let decoded = SUPERBLOCK_BLOCKS.into_iter().filter_map(|block| {
+        let block = bytes[block as usize * BLOCK..][..BLOCK].try_into().unwrap();
+        Superblock::decode(block).unwrap()
+    });
+    decoded.max_by_key(|superblock| superblock.checkpoint).unwrap()
 }
 
 fn stage(sample: Sample) -> Stage {
@@ -118,7 +141,10 @@ fn stage(sample: Sample) -> Stage {
             targets.push(Target { state: state.clone(), page, version, blocks: disk.take_reads() });
         }
     }
-    Stage { expected, opened, store_id, read_at_open, targets, live, sample }
+    let without = read_without_newest(&sample);
+    let of_trees = |block: &u64| !without.contains(block) && !SUPERBLOCK_BLOCKS.contains(block);
+    let newest_only = live.iter().copied().filter(of_trees).collect();
+    Stage { expected, opened, store_id, read_at_open, targets, live, newest_only, sample }
 }
 
 /// What a state's trees stand on, if they are as on disk: equal roots over equal blocks show equal pages.
@@ -128,12 +154,17 @@ fn roots(state: &State) -> Option<Vec<vellum::format::TreeRoot>> {
 }
 
 impl Stage {
+    /// What is left of the newest checkpoint, if only its trees are damaged, is the older one, and the log.
+    fn must_be_whole(&self, damaged: &[u64]) -> bool {
+        damaged.iter().all(|block| self.newest_only.contains(block))
+    }
+
     /// Opens a damaged file, and reads what may show it.
     fn judge_open(&self, disk: Arc<Overlay>, damaged: &[u64], tally: &Tally) -> Result<(), String> {
         let settings = &self.sample.settings;
         let (store, report) = match open(Arc::clone(&disk) as Arc<dyn Disk>, settings) {
             Ok(opened) => opened,
-            Err(error) if is_typed(&error) => {
+            Err(error) if is_typed(&error) && !self.must_be_whole(damaged) => {
                 tally.count(&tally.refused);
                 return Ok(());
             }
@@ -150,7 +181,11 @@ impl Stage {
             tally.count(&tally.without_effect);
             return Ok(());
         }
-        tally.outcome(judge_state(store.nodes(), &state, &self.expected)?);
+        let outcome = judge_state(store.nodes(), &state, &self.expected)?;
+        if outcome == Outcome::Detected && self.must_be_whole(damaged) {
+            return Err(format!("data is lost; {report:?}"));
+        }
+        tally.outcome(outcome);
         Ok(())
     }
 
@@ -168,11 +203,12 @@ impl Stage {
     }
 
     /// Opens a damaged file, reads everything, and lets `verify` look for the damage too.
-    fn judge_thoroughly(&self, disk: Overlay, tally: &Tally) -> Result<(), String> {
-        let disk: Arc<dyn Disk> = Arc::new(disk);
+    fn judge_thoroughly(&self, damage: &BTreeMap<u64, Vec<u8>>, tally: &Tally) -> Result<(), String> {
+        let disk: Arc<dyn Disk> = Arc::new(self.damaged(damage));
+        let damaged: Vec<u64> = damage.keys().copied().collect();
         let (mut store, report) = match open(disk, &self.sample.settings) {
             Ok(opened) => opened,
-            Err(error) if is_typed(&error) => {
+            Err(error) if is_typed(&error) && !self.must_be_whole(&damaged) => {
                 tally.count(&tally.refused);
                 return Ok(());
             }
@@ -186,6 +222,9 @@ impl Stage {
         let outcome = judge_state(&nodes, &store.state(), &self.expected)?;
         let verified = store.verify(VerifyLevel::Full, &mut |_| {}).map_err(|error| format!("verify: {error}"))?;
         let damage = verified.findings.iter().any(|finding| finding.severity == Severity::Damage);
+        if self.must_be_whole(&damaged) && (outcome == Outcome::Detected || !verified.findings.is_empty()) {
+            return Err(format!("something is lost: {:?}; {report:?}", verified.findings));
+        }
         if outcome == Outcome::Detected && !damage {
             return Err(format!("verify does not find the damage: {:?}", verified.findings));
         }
@@ -261,7 +300,53 @@ fn every_flipped_bit_is_detected_or_without_effect() {
     println!("{tally}");
     assert_eq!(tally.tried.into_inner(), stage.live.len() as u64 * BLOCK as u64 * 8);
     assert!(tally.detected.into_inner() > 500_000);
-    assert!(tally.refused.into_inner() > 50_000);
+    // A snapshot's entry that both checkpoints share, and nothing besides.
+    assert_eq!(tally.refused.into_inner(), BLOCK as u64 * 8);
+}
+
+/// Each tree of the newest checkpoint has blocks of its own, and loses nothing with them: the older slot serves, or, for a
+/// leaf of the bitmap, everything else.
+#[test]
+fn the_trees_of_the_newest_checkpoint_can_be_done_without() {
+    let stage = stage(sample::closed());
+    let superblock = newest_superblock(&stage.sample.bytes);
+    let roots = superblock.maps.iter().chain([&superblock.bitmap, &superblock.catalogue, &superblock.deferred]);
+    let roots: Vec<u64> = roots.filter(|root| root.length > 0).map(|root| root.pointer.address.0).collect();
+    let fresh = roots.iter().filter(|root| stage.newest_only.contains(root)).count();
+    assert!(fresh >= 5, "{fresh} of {} roots are the newest checkpoint's own", roots.len());
+    let (mut fell_back, mut made_anew) = (0, 0);
+    for &block in &stage.newest_only {
+        let disk = Arc::new(Overlay::new(&stage.sample.bytes));
+        disk.put(block, &[0; BLOCK]);
+        let (mut store, report) = open(Arc::clone(&disk) as Arc<dyn Disk>, &stage.sample.settings).unwrap();
+        fell_back += u64::from(report.fell_back);
+        made_anew += report.bitmap_leaves_made_anew;
+        assert!(report.fell_back != (report.bitmap_leaves_made_anew > 0), "block {block}: {report:?}");
+        // All that was damaged is on disk again.
+        let verified = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
+        assert!(verified.findings.is_empty(), "block {block}: {:?}", verified.findings);
+        drop(store);
+        let (store, report) = open(disk, &stage.sample.settings).unwrap();
+        assert!(!report.fell_back && report.bitmap_leaves_made_anew == 0, "block {block}: {report:?}");
+        assert_eq!(judge_state(store.nodes(), &store.state(), &stage.expected), Ok(Outcome::WithoutEffect));
+    }
+    assert!(fell_back >= 5 && made_anew == 1, "{fell_back} fell back, {made_anew} leaves were made anew");
+}
+
+/// A block that cannot be read at all is not damage: a later open might read it.
+#[test]
+fn a_tree_that_cannot_be_read_is_an_error_and_no_reason_to_fall_back() {
+    let stage = stage(sample::closed());
+    let mut refused = 0;
+    for &block in stage.newest_only.intersection(&stage.read_at_open) {
+        let disk = Arc::new(Overlay::new(&stage.sample.bytes));
+        disk.make_unreadable(block);
+        match open(disk, &stage.sample.settings) {
+            Err(vellum::Error::Io { .. }) => refused += 1,
+            other => panic!("block {block}: {:?}", other.map(|(_, report)| report)),
+        }
+    }
+    assert!(refused >= 5, "{refused} were refused");
 }
 
 #[test]
@@ -270,7 +355,7 @@ fn zeroed_swapped_and_older_blocks_are_detected_or_without_effect() {
     let damages = stage.damages();
     let tally = Tally::default();
     in_parallel(&damages, |(name, damage)| {
-        stage.judge_thoroughly(stage.damaged(damage), &tally).map_err(|message| format!("{name}: {message}"))
+        stage.judge_thoroughly(damage, &tally).map_err(|message| format!("{name}: {message}"))
     });
     println!("{tally}");
     assert!(damages.len() > 1000 && tally.detected.into_inner() > 500);

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use vellum::disk::{Disk, Image, MemoryDisk};
 use vellum::format::{
     BlockPointer, Codec, Entry, EntryKind, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, SUPERBLOCK_BLOCKS,
-    Seal, SegmentReference, Superblock, checksum, encode_record, finish_record, record_blocks, slot_blocks,
+    Seal, SealHasher, SegmentReference, Superblock, checksum, encode_entries, encode_record, finish_record,
+    record_blocks, slot_blocks,
 };
 use vellum::process::NoReaders;
 use vellum::store::{Changes, Durability, PageChange, SeededEntropy, Store, VerifyLevel};
 use vellum::testing::{History, Step, tiny};
-use vellum::{Block, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass};
+use vellum::{Block, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass, Structure};
 
 /// A closed store with a snapshot and dead extents.
 fn image() -> Image {
@@ -239,6 +240,67 @@ fn a_body_that_is_named_again_and_again_is_not_read_so_often() {
     let body = Entry::Body { new: pointer(superblock(&image).blocks_total - 4, 4) };
     let (image, _) = with_record(&image, &[body; 59], |header| header.flags = RecordFlags::EXTERNAL_BODY);
     refused(open(&image), "a body named 59 times");
+}
+
+/// A store with a record whose body lies in the last blocks of the file and has one entry: a page of zeros, or another.
+/// The pointer that leads to it, and the header, may be spoiled.
+fn open_with_body(
+    entry: Option<Entry>,
+    spoil: impl Fn(&mut BlockPointer),
+    spoil_header: impl Fn(&mut RecordHeader),
+) -> vellum::Result<Store> {
+    let image = image();
+    let at = superblock(&image).blocks_total - 4;
+    let page = PageId::new(SizeClass::MIN, 9).unwrap();
+    let set = Entry::Set { page, new: BlockPointer::zero(Generation(7)), old: BlockPointer::default() };
+    let mut body = vec![0; 64];
+    encode_entries(&mut body, &[entry.unwrap_or(set)]);
+    let mut hasher = SealHasher::new(0);
+    hasher.update(&body);
+    let seal = hasher.finish();
+    let mut new = BlockPointer { stored_length: 64, checksum: checksum(&body), ..pointer(at, 1) };
+    spoil(&mut new);
+    let image = image.with_bytes_at(at * 4096, &body).unwrap();
+    let (image, _) = with_record(&image, &[Entry::Body { new }], |header| {
+        header.flags = RecordFlags::EXTERNAL_BODY.with(RecordFlags::DATA_SYNCED);
+        (header.body_length, header.body_seal) = (64, seal);
+        spoil_header(header);
+    });
+    open(&image)
+}
+
+#[test]
+fn a_body_that_cannot_be_is_damage_with_a_place() {
+    let good = open_with_body(None, |_| {}, |_| {}).unwrap();
+    let page = PageId::new(SizeClass::MIN, 9).unwrap();
+    assert!(!good.state().pointer(good.nodes(), page).unwrap().is_null());
+    let blocks_total = superblock(&image()).blocks_total;
+
+    let told = |opened: vellum::Result<Store>, what: &str| match opened {
+        Err(Error::Corrupt(corruption)) if corruption.structure == Structure::Record => *corruption,
+        other => panic!("{what}: {:?}", other.map(|store| store.state().generation)),
+    };
+    // Beyond the end of the file, where a read would be short.
+    for beyond in [blocks_total, 1 << 40] {
+        let corruption = told(open_with_body(None, |new| new.address = Block(beyond), |_| {}), "beyond the end");
+        assert!(matches!(corruption.fault, Fault::Truncated { .. }), "{corruption}");
+        assert_eq!(corruption.offset, beyond * 4096);
+    }
+    let corruption =
+        told(open_with_body(None, |new| new.birth = Generation(1 << 40), |_| {}), "younger than its record");
+    assert!(matches!(corruption.fault, Fault::Field { field: "birth of a body", .. }), "{corruption}");
+    assert_eq!(corruption.offset, (blocks_total - 4) * 4096);
+    for length in [0, 63, 65, 128, u64::MAX] {
+        let corruption = told(open_with_body(None, |_| {}, |header| header.body_length = length), "another length");
+        assert!(matches!(corruption.fault, Fault::Field { field: "body length", .. }), "{corruption}");
+    }
+    told(open_with_body(None, |new| new.checksum ^= 1, |_| {}), "another sum");
+    told(open_with_body(None, |_| {}, |header| header.body_seal.0[3] ^= 1), "another seal");
+    told(open_with_body(None, |new| new.stored_length = 32, |_| {}), "half an entry");
+    let nested = Entry::Body { new: pointer(blocks_total - 3, 1) };
+    told(open_with_body(Some(nested), |_| {}, |_| {}), "a body in a body");
+    let plainly = |header: &mut RecordHeader| header.flags = RecordFlags::DATA_SYNCED;
+    told(open_with_body(None, |_| {}, plainly), "a body that the flags deny");
 }
 
 #[test]

@@ -13,11 +13,10 @@ use super::graveyard::{self, Pools};
 use super::guard::FrameGuard;
 use super::lock;
 use super::pages::StorePages;
-use super::policy::EvictionPolicy;
+use super::policy::{EvictionPolicy, default_policy};
 use super::pool::{Pool, Use, take_zero};
 use super::prefetch::Crew;
 use super::room::{FrameName, Room};
-use super::second_chance::SecondChance;
 use super::source::PageSource;
 use super::stats::{BufferStats, Counters};
 use super::store::Store;
@@ -228,7 +227,7 @@ impl BufferManager {
     /// # Errors
     /// [`Error::BudgetTooSmall`]. Memory is obtained when it is needed.
     pub fn new(budget_bytes: usize) -> Result<Self> {
-        Self::with_policy(budget_bytes, Box::new(SecondChance::new(0)))
+        Self::with_policy(budget_bytes, default_policy())
     }
 
     /// As [`BufferManager::new`], with another eviction policy than the default.

@@ -85,7 +85,6 @@ mod protocol;
 mod publish;
 mod room;
 mod scope;
-mod second_chance;
 mod shard;
 mod source;
 mod stats;

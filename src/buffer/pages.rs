@@ -11,7 +11,7 @@
 //!                       │ equal: read into a frame
 //!                       ├─ finished: cooling, generation := birth
 //!                       ├─ overtaken by a publication ─▶ the frame becomes a unit
-//!                       └─ failed: evicted; all who wait fail alike
+//!                       └─ failed: evicted; those who wait for the same version fail alike
 //! ```
 //!
 //! - **B1** Only a page that was the newest *after* its load began goes to the descriptor. A publication that begins
@@ -167,19 +167,17 @@ impl StorePages {
                 Begun::Again => {}
                 Begun::Wait(wait) => {
                     self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
-                    wait.wait()?;
+                    if let Err((pointer, error)) = wait.wait()
+                        && own.map_or_else(|| at.pointer(page), Ok)? == pointer
+                    {
+                        return Err(error);
+                    }
                 }
-                Begun::Load(mut load) => {
-                    let pointers = own.map_or_else(|| at.pointer(page), Ok).and_then(|own| {
-                        let newest = self.store.source.newest_pointer(page)?;
-                        Ok((own, newest))
-                    });
-                    let (own, newest) = match pointers {
-                        Ok(pointers) => pointers,
-                        Err(error) => return Err(load.fail(error)),
-                    };
-                    if own != newest {
-                        load.cancel();
+                Begun::Load(load) => {
+                    // An error here is this reader's: by `?` the load is cancelled, and those who wait look again.
+                    let own = own.map_or_else(|| at.pointer(page), Ok)?;
+                    if own != self.store.source.newest_pointer(page)? {
+                        drop(load);
                         return self.unit_arriving(page, &own, page.class(), arrival);
                     }
                     return self.load_page(load, &own, arrival);
@@ -234,7 +232,7 @@ impl StorePages {
         self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
         let frame = match Filling::read(self, page, pointer, page.class()) {
             Ok(frame) => frame,
-            Err(error) => return Err(load.fail(error)),
+            Err(error) => return Err(load.fail(pointer, error)),
         };
         match load.finish(frame, pointer.birth, arrival) {
             Ok(guard) => Ok(guard),
@@ -288,7 +286,7 @@ impl StorePages {
             };
             if let Some(wait) = wait {
                 self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
-                wait.wait()?;
+                wait.wait().map_err(|(_, error)| error)?;
                 continue;
             }
             let mut load = UnitLoad { pages: self, key, is_open: true };
@@ -386,7 +384,12 @@ impl<'a> Load<'a> {
     }
 
     /// Enters the frame, and returns a guard of it; or the frame, if a publication was faster.
-    pub(super) fn finish<'f>(&mut self, frame: Filling<'f>, birth: Generation, arrival: Arrival) -> Result<FrameGuard, Filling<'f>> {
+    pub(super) fn finish<'f>(
+        &mut self,
+        frame: Filling<'f>,
+        birth: Generation,
+        arrival: Arrival,
+    ) -> Result<FrameGuard, Filling<'f>> {
         let Self { pages, page, .. } = *self;
         let (store, inner) = (&pages.store, &pages.inner);
         let (pool, name, address) = frame.place();
@@ -411,14 +414,9 @@ impl<'a> Load<'a> {
         Ok(guard)
     }
 
-    /// Those who wait look again.
-    pub(super) fn cancel(&mut self) {
-        self.end(Outcome::Again);
-    }
-
-    /// Those who wait fail with the same error.
-    pub(super) fn fail(&mut self, error: Error) -> Error {
-        self.end(Outcome::Failed(error.copy()));
+    /// What lies at `pointer` could not be loaded: those who wait for it fail with the same error.
+    fn fail(&mut self, pointer: &BlockPointer, error: Error) -> Error {
+        self.end(Outcome::Failed(*pointer, error.copy()));
         error
     }
 
@@ -436,7 +434,7 @@ impl<'a> Load<'a> {
 
 impl Drop for Load<'_> {
     fn drop(&mut self) {
-        self.cancel();
+        self.end(Outcome::Again);
     }
 }
 
@@ -449,7 +447,7 @@ struct UnitLoad<'a> {
 
 impl UnitLoad<'_> {
     fn fail(&mut self, error: Error) -> Error {
-        self.end(Outcome::Failed(error.copy()));
+        self.end(Outcome::Failed(self.key.pointer, error.copy()));
         error
     }
 
@@ -512,9 +510,7 @@ impl<'a> Filling<'a> {
     }
 
     fn place(&self) -> (&'a super::pool::Pool, FrameName, usize) {
-        let Some(pool) = self.pages.inner.pools.get(self.name.class) else {
-            unreachable!("a frame's pool is there")
-        };
+        let Some(pool) = self.pages.inner.pools.get(self.name.class) else { unreachable!("a frame's pool is there") };
         (pool, self.name, pool.address(self.name.number).addr().get())
     }
 

@@ -35,7 +35,7 @@ use crate::memory::page_bytes;
 /// Charged for each frame beside its bytes: its [`Meta`], its place in lists.
 pub(super) const FRAME_OVERHEAD: usize = size_of::<Meta>() + 24;
 /// Frames evicted at once, if they are small.
-const BATCH: usize = 32;
+const BATCH: usize = 64;
 /// No batch is more than this part of the budget.
 const BATCH_PART: usize = 32;
 
@@ -96,8 +96,7 @@ impl Room {
             let Some(pool) = inner.pools.get(class) else { continue };
             for number in 0..self.states[class.index()].end() {
                 let meta = pool.meta(number);
-                if matches!(meta.usage(), Use::Page | Use::Unit)
-                    && meta.store.load(Ordering::Relaxed) == store.number()
+                if matches!(meta.usage(), Use::Page | Use::Unit) && meta.store.load(Ordering::Relaxed) == store.number()
                 {
                     let slot = self.unlist(meta);
                     self.policy.remove(Slot(slot));
@@ -107,7 +106,7 @@ impl Room {
         }
         self.stores[store.number() as usize] = None;
         inner.uncharge(store.descriptor_bytes());
-        self.sift(inner, &mut Vec::new());
+        self.sift(inner, &[]);
     }
 
     /// A frame of `class` for `usage`, if there is one without evicting anything.
@@ -115,7 +114,7 @@ impl Room {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
         // What was replaced is used again before more memory is.
         if self.states[class.index()].free() == 0 && self.limbo.arrived() >= BATCH {
-            self.sift(inner, &mut Vec::new());
+            self.sift(inner, &[]);
         }
         let state = &mut self.states[class.index()];
         if state.free() == 0 && state.can_grow(pool) && inner.try_charge(Self::slab_charge(state)) {
@@ -140,10 +139,12 @@ impl Room {
     /// Tries to make `bytes` bytes free in the budget, and for a `class` a frame of that instead. True if there is hope
     /// that it worked.
     pub(super) fn make_room(&mut self, inner: &Inner, bytes: usize, class: Option<SizeClass>) -> bool {
+        // Memory for a frame comes in slabs, with what is kept for each of their frames.
+        let bytes = class.map_or(bytes, |class| bytes.max(Self::slab_charge(&self.states[class.index()])));
         let is_enough = |room: &Self| {
             class.is_some_and(|class| room.states[class.index()].free() > 0) || inner.available() >= bytes
         };
-        self.sift(inner, &mut Vec::new());
+        self.sift(inner, &[]);
         if is_enough(self) {
             return true;
         }
@@ -152,7 +153,8 @@ impl Room {
         if is_enough(self) {
             return true;
         }
-        let batch = bytes.max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
+        let batch = bytes
+            .max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
         // Other classes' pages go too, as the policy has it. If none of this class is among twice as many, memory moves.
         let mut evicted = 0;
         loop {
@@ -192,7 +194,7 @@ impl Room {
                 return;
             }
             let state = &mut self.states[other.index()];
-            let reserve = if surplus_only { (BATCH * 2).min((inner.limit() / BATCH_PART) >> other.log2()) } else { 0 };
+            let reserve = if surplus_only { BATCH.min((inner.limit() / BATCH_PART) >> other.log2()) } else { 0 };
             let spare = state.free().saturating_sub(reserve) / state.frames_per_slab();
             let wanted = missing.div_ceil(state.slab_bytes());
             if spare > 0
@@ -220,12 +222,12 @@ impl Room {
             victims.push((name, unit));
         }
         self.evictions += victims.len() as u64;
-        self.sift(inner, &mut victims);
+        self.sift(inner, &victims);
         sum
     }
 
     /// Looks at what is in limbo. `victims` are those that may go back to where they were, if a guard holds them.
-    fn sift(&mut self, inner: &Inner, victims: &mut Vec<(FrameName, Option<UnitKey>)>) {
+    fn sift(&mut self, inner: &Inner, victims: &[(FrameName, Option<UnitKey>)]) {
         let Self { limbo, states, .. } = self;
         let pinned = |address| inner.pools.find(address).is_some_and(|(pool, number)| is_counted(pool.meta(number)));
         let mut held: Vec<(FrameName, Option<UnitKey>)> = Vec::new();

@@ -150,7 +150,10 @@ impl Drop for Counters {
 }
 
 fn sum(number: u8) -> u64 {
-    registry().records().map(|record| record.hits[usize::from(number)].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    registry()
+        .records()
+        .map(|record| record.hits[usize::from(number)].load(Ordering::Relaxed))
+        .fold(0, u64::wrapping_add)
 }
 
 /// Counts a hit, by the record's owner.

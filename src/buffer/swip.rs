@@ -32,14 +32,14 @@ impl Swip {
     /// The page, in the store that the swip was followed in.
     ///
     /// # Errors
-    /// `PageNotFound` if it was followed in another store, and means no page of this one.
+    /// [`Error::SwipOfAnotherStore`] if it was followed in another store, and means no page of this one.
     pub fn page(&self, pages: &StorePages) -> Result<PageId> {
         let cell = self.0.load(Ordering::Relaxed);
         match cell & SWIZZLED {
             0 => PageId::from_u64(cell >> 1),
             _ => pages.store.table.page_at((cell & !SWIZZLED) as usize),
         }
-        .ok_or_else(|| Error::PageNotFound { page: NO_PAGE })
+        .ok_or(Error::SwipOfAnotherStore)
     }
 
     /// Whether it remembers its descriptor.
@@ -62,12 +62,6 @@ impl Swip {
         }
     }
 }
-
-/// The last page there can be: stands for a swip that means none.
-const NO_PAGE: PageId = match PageId::new(crate::id::SizeClass::MAX, PageId::INDEX_LIMIT - 1) {
-    Some(page) => page,
-    None => unreachable!(),
-};
 
 impl fmt::Debug for Swip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -95,7 +95,8 @@ impl Table {
     /// The page whose descriptor is at an offset.
     pub(super) fn page_at(&self, offset: usize) -> Option<PageId> {
         let grown = lock(&self.grown);
-        let (start, first) = *grown.segments.get(grown.segments.partition_point(|(start, _)| *start <= offset).checked_sub(1)?)?;
+        let (start, first) =
+            *grown.segments.get(grown.segments.partition_point(|(start, _)| *start <= offset).checked_sub(1)?)?;
         PageId::new(first.class(), first.index() + ((offset - start) / size_of::<Descriptor>()) as u64)
     }
 
@@ -157,7 +158,8 @@ impl Table {
     /// # Safety
     /// All of them are evicted, and stay so until this returns.
     pub(super) unsafe fn give_back(&self, leaf: Leaf) {
-        let page = SizeClass::new(leaf.class).and_then(|class| PageId::new(class, leaf.number * self.descriptors_per_os_page));
+        let page =
+            SizeClass::new(leaf.class).and_then(|class| PageId::new(class, leaf.number * self.descriptors_per_os_page));
         let Some(first) = page.and_then(|page| self.find(page)) else { return };
         let address = ptr::from_ref(first).addr();
         let bytes = self.descriptors_per_os_page as usize * size_of::<Descriptor>();

@@ -21,7 +21,10 @@ pub(super) struct UnitKey {
 pub(super) enum Unit {
     Loading(Arc<Wait>),
     /// At this address.
-    Resident { address: usize, touched: bool },
+    Resident {
+        address: usize,
+        touched: bool,
+    },
 }
 
 /// What one lock protects.

@@ -6,6 +6,10 @@
 //! | sync | `fdatasync` | `fcntl(F_FULLFSYNC)` on macOS, whose `fsync` leaves the disk's cache alone |
 //! | allocate, punch a hole | `fallocate` | refused: the caller writes zeros, or does without |
 //!
+//! A transfer of one buffer is `pread` or `pwrite`, of several `preadv` or `pwritev`. All calls go through the functions of
+//! the C library, so that whatever is put between it and a program (`LD_PRELOAD`: fault injectors, recorders of what was
+//! not synced) sees them.
+//!
 //! "Refused" is `EOPNOTSUPP`, as a file system says it that cannot do so; see [`is_refused`].
 
 use std::fs::File;
@@ -23,23 +27,33 @@ pub(super) enum Durable {
 }
 
 pub(super) fn read(file: &File, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-    Ok(rustix::io::preadv(file, buffers, offset)?)
+    Ok(match buffers {
+        [buffer] => rustix::io::pread(file, &mut **buffer, offset)?,
+        buffers => rustix::io::preadv(file, buffers, offset)?,
+    })
+}
+
+fn write_plainly(file: &File, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(match buffers {
+        [buffer] => rustix::io::pwrite(file, buffer, offset)?,
+        buffers => rustix::io::pwritev(file, buffers, offset)?,
+    })
 }
 
 #[cfg(target_os = "linux")]
 pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
-    use rustix::io::{ReadWriteFlags, pwritev, pwritev2};
-    Ok(match durable {
-        Durable::Now => pwritev2(file, buffers, offset, ReadWriteFlags::DSYNC)?,
-        Durable::AtSync => pwritev(file, buffers, offset)?,
-    })
+    use rustix::io::{ReadWriteFlags, pwritev2};
+    match durable {
+        Durable::Now => Ok(pwritev2(file, buffers, offset, ReadWriteFlags::DSYNC)?),
+        Durable::AtSync => write_plainly(file, offset, buffers),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn write(file: &File, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<usize> {
     match durable {
         Durable::Now => Err(Errno::OPNOTSUPP.into()),
-        Durable::AtSync => Ok(rustix::io::pwritev(file, buffers, offset)?),
+        Durable::AtSync => write_plainly(file, offset, buffers),
     }
 }
 

@@ -113,6 +113,7 @@ fn decode_entry(raw: &RawDeferred) -> Result<DeferredEntry, Fault> {
         }
         NODE => {
             at_most("deferred checkpoint", second, first)?;
+            at_most("deferred unused", 0, third)?;
             DeferredKind::Node { first: CheckpointNumber(first), replaced: CheckpointNumber(second) }
         }
         found => return Err(Fault::Field { field: "deferred kind", expected: NODE.into(), found: found.into() }),
@@ -144,5 +145,9 @@ mod tests {
         assert!(decode_deferred(&block, 1).is_err());
         assert!(decode_deferred(&block, 3).is_err());
         assert!(decode_deferred(&block, 103).is_err());
+        // The third number of a node.
+        let mut bad = block;
+        bad[40 + 32] = 1;
+        assert!(decode_deferred(&bad, 2).is_err());
     }
 }

@@ -18,11 +18,13 @@
 
 mod compare;
 mod dirty;
+mod many;
 mod nodes;
 mod tree;
 mod write;
 
 pub use compare::{Difference, Exclusive, diff, exclusive};
 pub use nodes::Nodes;
+pub(crate) use nodes::PointerHasher;
 pub use tree::{Shape, Tree};
 pub use write::{Home, Replaced, TreeWriter};

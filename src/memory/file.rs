@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
+use memmap2::{Advice, Mmap, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::hint::Hint;
 use super::mapping::{checked_range, refused};
@@ -72,6 +73,66 @@ impl Pages<AllowRead, DenyWrite, DenyExec, MappedFile> {
         // SAFETY: the map is shared with the file and never written: what is dropped is read again, the same (M6).
         unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) }
             .map_err(|source| refused("release", range.len(), source))
+    }
+}
+
+/// A file that grows, mapped for reading: one mapping with room beyond the file's end, so that bytes stay where they
+/// are when the file becomes longer.
+///
+/// Making one is safe, since it hands out nothing; each look at bytes states what its caller answers for.
+#[derive(Debug)]
+pub struct GrowingFile {
+    map: MmapRaw,
+    file: File,
+    /// Bytes of the mapping that lie within the file, as far as is known.
+    present: AtomicUsize,
+}
+
+impl GrowingFile {
+    /// Address space that is mapped if the system gives it: 1 TiB, or 16 times the file.
+    const ROOM_BYTES: u64 = 1 << 40;
+
+    /// Maps `file`, which may grow; the descriptor may be one for reading only.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if the system refuses.
+    pub fn new(file: File) -> Result<Self> {
+        let bytes = |source| refused("map", 0, source);
+        let length = file.metadata().map_err(bytes)?.len();
+        let mut room = length.saturating_mul(16).max(Self::ROOM_BYTES);
+        loop {
+            let wanted = usize::try_from(room).unwrap_or(isize::MAX as usize).max(1);
+            match MmapOptions::new().len(wanted).map_raw_read_only(&file) {
+                Ok(map) => return Ok(Self { map, file, present: AtomicUsize::new(0) }),
+                // Less room will do: bytes beyond it are read by other ways.
+                Err(_) if room > length.max(1) => room = (room / 16).max(length).max(1),
+                Err(source) => return Err(refused("map", wanted, source)),
+            }
+        }
+    }
+
+    /// The bytes of the file from `offset` on; `None` if they lie beyond its end, or beyond the mapping's.
+    ///
+    /// # Safety
+    /// As long as the slice lives, nobody changes these bytes of the file or makes it shorter than to have them, in
+    /// this process or another. (Bytes that change under a `&[u8]` are undefined behaviour; those beyond a new end kill
+    /// the process by SIGBUS.)
+    pub unsafe fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(length)?;
+        if end > self.present.load(Ordering::Relaxed) && end > self.look()? {
+            return None;
+        }
+        // SAFETY: the range lies in the mapping and, as was asked, in the file (M1); its bytes stay as they are (the
+        // caller).
+        Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(start), length) })
+    }
+
+    /// Asks how long the file is now, as far as the mapping goes.
+    fn look(&self) -> Option<usize> {
+        let length = usize::try_from(self.file.metadata().ok()?.len()).unwrap_or(usize::MAX).min(self.map.len());
+        self.present.fetch_max(length, Ordering::Relaxed);
+        Some(length)
     }
 }
 

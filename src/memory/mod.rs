@@ -53,6 +53,7 @@
 //! refused. All else is the same.
 
 mod file;
+mod fork;
 #[cfg(feature = "exec")]
 mod function;
 mod hint;
@@ -65,7 +66,8 @@ mod reservation;
 mod tests;
 mod vector;
 
-pub use file::MappedFile;
+pub use file::{GrowingFile, MappedFile};
+pub use fork::ForkMark;
 #[cfg(feature = "exec")]
 pub use function::{CFunction, Function};
 pub use hint::{Hint, HugePageSetting, huge_page_bytes, page_bytes};

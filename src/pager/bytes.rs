@@ -76,12 +76,14 @@ impl fmt::Debug for Spill {
 }
 
 /// Bytes that somebody reads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Held {
     /// Of a private frame.
     Frame(Frame),
     /// As they are published.
     Guard(FrameGuard),
+    /// Somewhere that somebody else keeps as it is.
+    Lent(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 impl Deref for Held {
@@ -92,6 +94,7 @@ impl Deref for Held {
         match self {
             Self::Frame(frame) => frame,
             Self::Guard(guard) => guard,
+            Self::Lent(owner) => (**owner).as_ref(),
         }
     }
 }

@@ -47,7 +47,7 @@ mod pending;
 mod pins;
 mod private;
 mod publish;
-mod read;
+pub(crate) mod read;
 mod sight;
 mod snapshots;
 mod transaction;
@@ -63,7 +63,7 @@ use std::time::Duration;
 pub use conflict::Isolation;
 pub use group::Ticket;
 pub use guard::PageMut;
-pub use options::{Background, Event, Listener, Options};
+pub use options::{Background, Event, Listener, Options, Readers};
 pub use pins::{Pin, PinKind};
 pub use private::Savepoint;
 pub use read::{PageGuard, Read};
@@ -75,6 +75,7 @@ use crate::error::Result;
 use crate::id::Generation;
 use crate::store::{
     CheckpointReport, Counters, Durability, MoveReport, RecoveryReport, Status, Store, VerifyLevel, VerifyReport,
+    Victims,
 };
 use handle::Handle;
 use maintenance::Pace;
@@ -215,7 +216,7 @@ impl Pager {
     pub fn clean(&self, max_blocks: u64) -> Result<MoveReport> {
         let shared = &self.handle.shared;
         let mut core = shared.lock()?;
-        let result = core.clean(shared, max_blocks, Durability::Durable);
+        let result = core.clean(Victims::Any, max_blocks, Durability::Durable);
         shared.settle(core, result)
     }
 

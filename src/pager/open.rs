@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::Pager;
 use super::handle::{Handle, Shared};
 use super::maintenance;
-use super::options::{Background, Event, Options};
+use super::options::{Background, Event, Options, Readers};
 use crate::disk::{Access, Disk, FileDisk};
 use crate::error::{Error, Result};
-use crate::process::{FileLock, NoReaders};
+use crate::process::{self, FileLock, NoReaders, PinTable, WriterTable};
 use crate::store::{Entropy, RecoveryReport, Store, SystemEntropy};
 
 impl Pager {
@@ -33,7 +33,7 @@ impl Pager {
         let disk = Arc::new(disk);
         let store = Store::create(
             Arc::clone(&disk) as Arc<dyn Disk>,
-            Arc::new(NoReaders),
+            readers_of(path, options.readers)?,
             options.settings()?,
             Box::new(SystemEntropy),
         )?;
@@ -50,13 +50,16 @@ impl Pager {
     ///
     /// # Errors
     /// `Io` if there is no such file or it may not be read and written; `NotAFile`, `NotAStore`, `IncompleteCreate`,
-    /// `UnsupportedVersion`, `UnsupportedFeatures`, `WrongApplication`; `Locked` if it is open for writing in this
-    /// process or another; `Corrupt` if something that was durable is damaged or missing; `InvalidOption`; `NoSpace`.
+    /// `UnsupportedVersion`, `UnsupportedFeatures`, `WrongApplication`; `OpenedTwice` if it is open for writing in this
+    /// process, `Locked` if in another; `LockedByReaders` if readers
+    /// keep writers out; `ReaderAhead` if one of an earlier writer reads what could not be recovered; `SideFolder`;
+    /// `Corrupt` if something that was durable is damaged or missing; `InvalidOption`; `NoSpace`.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
         let disk = FileDisk::open(path, Access::ReadWrite, options.caching)?;
         let lock = FileLock::exclusive(&disk)?;
-        let (store, report) =
-            Store::open(Arc::new(disk), Arc::new(NoReaders), options.settings()?, Box::new(SystemEntropy))?;
+        let readers = readers_of(path, options.readers)?;
+        let (store, report) = Store::open(Arc::new(disk), readers, options.settings()?, Box::new(SystemEntropy))?;
         Self::start(store, report, options, Some(lock))
     }
 
@@ -119,5 +122,14 @@ impl Pager {
         };
         options.hook.tell(&opened);
         Ok(Self { handle: Arc::new(Handle::new(shared, thread)) })
+    }
+}
+
+/// What readers of other processes say, and hear.
+fn readers_of(path: &Path, readers: Readers) -> Result<Arc<dyn PinTable>> {
+    match readers {
+        Readers::Beside => Ok(Arc::new(WriterTable::open(path)?)),
+        Readers::Refused if process::readers(path)?.is_empty() => Ok(Arc::new(NoReaders)),
+        Readers::Refused => Err(Error::LockedByReaders { path: path.to_owned() }),
     }
 }

@@ -15,7 +15,7 @@ use crate::map::Nodes;
 use crate::store::{PageReader, State, read_page};
 
 /// Bytes of a chunk of a large page.
-pub(super) const CHUNK_BYTES: usize = SizeClass::CHUNK.page_bytes() as usize;
+pub(crate) const CHUNK_BYTES: usize = SizeClass::CHUNK.page_bytes() as usize;
 
 /// What can be read: a [`View`](super::View), or a [`Transaction`](super::Transaction), which sees its own changes.
 ///
@@ -65,6 +65,11 @@ pub struct PageGuard {
 impl PageGuard {
     pub(super) fn new(page: PageId, bytes: Held) -> Self {
         Self { page, bytes }
+    }
+
+    /// A guard of bytes that `owner` keeps as they are.
+    pub(crate) fn lent(page: PageId, owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        Self { page, bytes: Held::Lent(owner) }
     }
 
     /// The page.
@@ -205,17 +210,17 @@ impl At<'_> {
 
 /// What a range of a chunked page has of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) chunk: u32,
+pub(crate) struct Part {
+    pub(crate) chunk: u32,
     /// Where in the chunk.
-    pub(super) start: usize,
+    pub(crate) start: usize,
     /// Where in the range.
-    pub(super) at: usize,
-    pub(super) length: usize,
+    pub(crate) at: usize,
+    pub(crate) length: usize,
 }
 
 /// Splits the range of `length` bytes from `offset` on at the ends of chunks.
-pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
+pub(crate) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let position = offset + at as u64;
@@ -228,7 +233,7 @@ pub(super) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
 }
 
 /// Fails if the range leaves the page.
-pub(super) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()> {
+pub(crate) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()> {
     let length = length as u64;
     match offset.checked_add(length).is_some_and(|end| end <= page.class().page_bytes()) {
         true => Ok(()),
@@ -237,7 +242,7 @@ pub(super) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()
 }
 
 /// The allocated pages of a class in a state, from `from` on.
-pub(super) fn next_committed(nodes: &Nodes, state: &State, class: SizeClass, from: u64) -> Result<Option<u64>> {
+pub(crate) fn next_committed(nodes: &Nodes, state: &State, class: SizeClass, from: u64) -> Result<Option<u64>> {
     Ok(state.maps[class.index()].next(nodes, from)?.map(|(index, _)| index))
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::Result;
-use crate::id::{CheckpointNumber, Generation, Incarnation};
+use crate::id::{CheckpointNumber, Generation, Incarnation, StoreId};
 
 /// What one reader of another process needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +17,16 @@ pub struct ReaderPin {
 /// The states that a reader needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pinned {
-    /// Every state: the reader is about to choose one. Nothing at all may be released. (It may stay so for long: a
-    /// process can be stopped at any instruction.)
+    /// Every state: nothing at all may be released. The reader is about to choose one, and nothing is known of which.
     Everything,
+    /// This state and every newer one: the reader is about to choose among them. (It may stay so for long: a process
+    /// can be stopped at any instruction.)
+    From {
+        /// The checkpoint whose trees the oldest of them stands on.
+        base: CheckpointNumber,
+        /// The oldest.
+        generation: Generation,
+    },
     /// One state.
     State {
         /// The checkpoint whose trees it reads.
@@ -38,6 +45,8 @@ pub struct PublishedState {
     pub synced: Generation,
     /// The writer's own number. A reader that finds another one knows that the writer is another.
     pub incarnation: Incarnation,
+    /// The store: a path may be given to another one.
+    pub store: StoreId,
 }
 
 /// What the writer and readers of other processes share.
@@ -52,6 +61,9 @@ pub struct PublishedState {
 /// | 4. write [`Pinned::State`] of it | 4. release what none of them needs |
 ///
 /// If the reader's step 3 misses the writer's step 1, the writer's step 3 sees the reader's step 1 and releases nothing.
+/// (Or not quite nothing: what the writer had published before it last looked, and did not see the reader's step 1 yet,
+/// the reader's step 3 cannot miss. So it chooses that state or a newer one: [`Pinned::From`]. Else many readers that
+/// refresh all the time, each for an instant, would together hold everything for ever.)
 /// So the writer calls `publish` *before* `pins`, and uses an answer of `pins` only for what died before it asked.
 ///
 /// Callers: `pager`'s writer, one thread at a time.
@@ -90,8 +102,12 @@ mod tests {
     #[test]
     fn a_store_without_readers_tells_and_hears_nothing() {
         let table: Box<dyn PinTable> = Box::new(NoReaders);
-        let state =
-            PublishedState { base: CheckpointNumber(3), synced: Generation(17), incarnation: Incarnation(0xABCD) };
+        let state = PublishedState {
+            base: CheckpointNumber(3),
+            synced: Generation(17),
+            incarnation: Incarnation(0xABCD),
+            store: StoreId([1; 16]),
+        };
         table.publish(state).unwrap();
         assert_eq!(table.pins().unwrap(), []);
     }

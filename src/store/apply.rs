@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::reuse::Replayed;
 use super::settings::GROWTH_BLOCKS_LIMIT;
-use super::state::Listed;
-use super::{Note, Store};
+use super::state::{Listed, Maps, State};
+use super::{Medium, Note, Store};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
     BlockPointer, CatalogueEntry, DeferredEntry, DeferredKind, Entry, EntryKind, PointerFlags, TreeRoot,
@@ -30,10 +30,19 @@ pub(super) struct Applied<'a> {
     pub(super) blob: &'a [u8],
 }
 
+/// What a record does to the maps.
+pub(super) type Sets = Vec<(PageId, BlockPointer)>;
+
 impl Store {
     /// Makes the record's state the published one. Cannot fail after a commit; in replay a record that contradicts
     /// the state before it is corruption.
-    pub(super) fn apply(&mut self, record: &Applied<'_>, mut mode: Mode<'_>) -> Result<()> {
+    pub(super) fn apply(&mut self, record: &Applied<'_>, mode: Mode<'_>) -> Result<()> {
+        let sets = self.account(record, mode)?;
+        self.show(record, sets)
+    }
+
+    /// The first half of applying: births and deaths. What the second half wants is returned.
+    pub(super) fn account(&mut self, record: &Applied<'_>, mut mode: Mode<'_>) -> Result<Sets> {
         let mut sets = Vec::with_capacity(record.entries.len());
         let snapshots = self.snapshots_after(record);
         for entry in record.entries {
@@ -58,6 +67,11 @@ impl Store {
                 Entry::Header { .. } | Entry::CatalogueAdd { .. } | Entry::CatalogueRemove { .. } => {}
             }
         }
+        Ok(sets)
+    }
+
+    /// The second half: the state is shown.
+    pub(super) fn show(&mut self, record: &Applied<'_>, sets: Sets) -> Result<()> {
         let created = self.publish(record, &sets)?;
         self.dirty_nodes += created as u64;
         self.notes.push_back(Note { generation: record.generation, position: self.log.position(), sets });
@@ -176,67 +190,14 @@ impl Store {
     }
 
     pub(super) fn record_contradicts(&self, extent: Extent) -> Error {
-        let path = self.medium.path().into();
-        let offset = extent.start.offset_bytes();
-        Corruption { path, structure: Structure::Record, page: None, offset, fault: Fault::Overlap }.into()
+        contradicts(&self.medium, extent)
     }
 
     /// Publishes the new state: maps, header, catalogue.
     fn publish(&mut self, record: &Applied<'_>, sets: &[(PageId, BlockPointer)]) -> Result<usize> {
-        let header = record.entries.iter().rev().find_map(|entry| match *entry {
-            Entry::Header { offset, length } => Some(blob_range(record.blob, offset, length)),
-            _ => None,
-        });
-        let added = record
-            .entries
-            .iter()
-            .filter_map(|entry| match *entry {
-                Entry::CatalogueAdd { offset, length } => {
-                    Some(decode_added(blob_range(record.blob, offset, length)).map_err(|fault| self.bad_record(fault)))
-                }
-                _ => None,
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let removed: Vec<u64> = record
-            .entries
-            .iter()
-            .filter_map(|entry| match *entry {
-                Entry::CatalogueRemove { id } => Some(id),
-                _ => None,
-            })
-            .collect();
-        for entry in &added {
-            // The catalogue is in the order of ids.
-            if entry.id < self.next_catalogue_id {
-                let (expected, found) = (self.next_catalogue_id, entry.id);
-                return Err(self.bad_record(Fault::Field { field: "catalogue id", expected, found }));
-            }
-            self.next_catalogue_id = entry.id.saturating_add(1);
-        }
-        Ok(self.published.change(|state| {
-            let mut created = 0;
-            for (page, pointer) in sets {
-                created += state.maps[page.class().index()].set(page.index(), *pointer);
-            }
-            state.generation = record.generation;
-            state.incarnation = record.incarnation;
-            if let Some(header) = header {
-                state.header = header.into();
-            }
-            if !added.is_empty() || !removed.is_empty() {
-                let mut catalogue: Vec<_> = state.catalogue.to_vec();
-                catalogue.retain(|listed| !removed.contains(&listed.entry.id));
-                for mut entry in added {
-                    entry.generation = record.generation;
-                    entry.incarnation = record.incarnation;
-                    let maps = (entry.kind == EntryKind::Snapshot).then(|| state.maps.clone());
-                    entry.header = if maps.is_some() { state.header.to_vec() } else { Vec::new() };
-                    catalogue.push(Arc::new(Listed { entry, maps }));
-                }
-                state.catalogue = Arc::new(catalogue);
-            }
-            created
-        }))
+        let listing = Listing::of(record, self.next_catalogue_id).map_err(|fault| self.bad_record(fault))?;
+        self.next_catalogue_id = listing.next_id;
+        Ok(self.published.change(|state| state.advance(record, sets, listing)))
     }
 
     pub(super) fn bad_record(&self, fault: Fault) -> Error {
@@ -244,6 +205,89 @@ impl Store {
         let offset = self.log.position().segment.offset_bytes();
         Corruption { path, structure: Structure::Record, page: None, offset, fault }.into()
     }
+}
+
+/// A record claims blocks that are something else already.
+pub(super) fn contradicts(medium: &Medium, extent: Extent) -> Error {
+    let path = medium.path().into();
+    let offset = extent.start.offset_bytes();
+    Corruption { path, structure: Structure::Record, page: None, offset, fault: Fault::Overlap }.into()
+}
+
+/// What a record does to header and catalogue.
+pub(super) struct Listing<'a> {
+    header: Option<&'a [u8]>,
+    added: Vec<CatalogueEntry>,
+    removed: Vec<u64>,
+    /// The id that the next entry of the catalogue may have, at least.
+    pub(super) next_id: u64,
+}
+
+impl<'a> Listing<'a> {
+    pub(super) fn of(record: &Applied<'a>, mut next_id: u64) -> std::result::Result<Self, Fault> {
+        let (mut header, mut added, mut removed) = (None, Vec::new(), Vec::new());
+        for entry in record.entries {
+            match *entry {
+                Entry::Header { offset, length } => header = Some(blob_range(record.blob, offset, length)),
+                Entry::CatalogueAdd { offset, length } => {
+                    let entry = decode_added(blob_range(record.blob, offset, length))?;
+                    // The catalogue is in the order of ids.
+                    if entry.id < next_id {
+                        return Err(Fault::Field { field: "catalogue id", expected: next_id, found: entry.id });
+                    }
+                    next_id = entry.id.saturating_add(1);
+                    added.push(entry);
+                }
+                Entry::CatalogueRemove { id } => removed.push(id),
+                _ => {}
+            }
+        }
+        Ok(Self { header, added, removed, next_id })
+    }
+}
+
+impl State {
+    /// Becomes the state that the record makes; `sets` are its pages. Returns how many nodes of the maps came to differ
+    /// from the disk by this.
+    pub(super) fn advance(
+        &mut self,
+        record: &Applied<'_>,
+        sets: &[(PageId, BlockPointer)],
+        listing: Listing<'_>,
+    ) -> usize {
+        let created = set_all(&mut self.maps, sets);
+        self.generation = record.generation;
+        self.incarnation = record.incarnation;
+        if let Some(header) = listing.header {
+            self.header = header.into();
+        }
+        if !listing.added.is_empty() || !listing.removed.is_empty() {
+            let mut catalogue: Vec<_> = self.catalogue.to_vec();
+            catalogue.retain(|listed| !listing.removed.contains(&listed.entry.id));
+            for mut entry in listing.added {
+                entry.generation = record.generation;
+                entry.incarnation = record.incarnation;
+                let maps = (entry.kind == EntryKind::Snapshot).then(|| self.maps.clone());
+                entry.header = if maps.is_some() { self.header.to_vec() } else { Vec::new() };
+                catalogue.push(Arc::new(Listed { entry, maps }));
+            }
+            self.catalogue = Arc::new(catalogue);
+        }
+        created
+    }
+}
+
+/// Sets pages in the maps, those of a class in one go as far as they rise. Returns how many nodes came to differ from
+/// the disk.
+pub(super) fn set_all(maps: &mut Maps, sets: &[(PageId, BlockPointer)]) -> usize {
+    let mut created = 0;
+    let mut positions = Vec::new();
+    for rising in sets.chunk_by(|(a, _), (b, _)| a.class() == b.class() && a < b) {
+        positions.clear();
+        positions.extend(rising.iter().map(|(page, pointer)| (page.index(), *pointer)));
+        created += maps[rising[0].0.class().index()].set_many(&positions);
+    }
+    created
 }
 
 /// A range that decoding has checked to lie in the blob.
@@ -294,8 +338,9 @@ fn decode_added(bytes: &[u8]) -> std::result::Result<CatalogueEntry, Fault> {
     })
 }
 
-/// Bodies of records live like nodes: until both superblock slots have folded the record (R4).
+/// Bodies of records live like nodes that no state reaches: until both superblock slots have folded the record (R4). A
+/// reader that held them would hold every body since its state; it needs none that a newer superblock has folded.
 pub(super) fn body_entry(extent: Extent, checkpoint: CheckpointNumber) -> DeferredEntry {
-    let kind = DeferredKind::Node { first: CheckpointNumber(0), replaced: checkpoint };
+    let kind = DeferredKind::Node { first: checkpoint, replaced: checkpoint };
     DeferredEntry { extent, kind }
 }

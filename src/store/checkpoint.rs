@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::append::SPARES_NEEDED;
-use super::apply::body_entry;
+use super::apply::{body_entry, set_all};
 use super::commit::Prepared;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
@@ -30,10 +30,10 @@ use crate::format::{
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId, SizeClass};
 use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
-use crate::space::{LEAF_BLOCKS, Purpose, Request};
+use crate::space::{LEAF_BLOCKS, LeafSource, Purpose, Request};
 
-/// Bytes of nodes written at a time.
-const PIECE_BLOCKS: usize = 256;
+/// Blocks of nodes written at a time: so few that a commit beside it hardly waits.
+const PIECE_BLOCKS: usize = 64;
 
 /// A checkpoint between its begin and its end.
 #[derive(Debug)]
@@ -160,11 +160,14 @@ impl Store {
                 || segments >= SEGMENTS_LIMIT * 3 / 4)
     }
 
-    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB.
+    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB. But in a file
+    /// that may not grow much more, no more than a 64th of what is free: some three times as much is log, and where
+    /// space is scarce, what is kept for log is paid for by moving pages.
     pub(super) fn checkpoint_due_blocks(&self) -> u64 {
         self.settings.checkpoint_log_blocks.unwrap_or_else(|| {
             let nodes: u64 = self.folded.maps.iter().map(|root| Shape::nodes_at_most(root.length)).sum();
-            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12)
+            let room = self.space.blocks_free() + self.settings.blocks_limit.saturating_sub(self.space.blocks_total());
+            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12).min((room / 64).max(1 << 20 >> 12))
         })
     }
 
@@ -230,8 +233,9 @@ impl Store {
             return Err(Error::Busy);
         }
         self.release()?;
+        let anew = self.bitmap_source.anew();
         let mut extents = Vec::new();
-        match self.take_homes(&mut extents).and_then(|()| self.build_job(&extents)) {
+        match self.take_homes(&mut extents, anew.len()).and_then(|()| self.build_job(&extents, &anew)) {
             Ok(job) => {
                 self.checkpoint_running = Running::Yes;
                 Ok(job)
@@ -245,9 +249,10 @@ impl Store {
         }
     }
 
-    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be.
-    fn take_homes(&mut self, extents: &mut Vec<Extent>) -> Result<()> {
-        let mut needed = self.checkpoint_bound();
+    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be. Leaves of the bitmap that
+    /// were damaged are written besides what changed, each with the nodes above it.
+    fn take_homes(&mut self, extents: &mut Vec<Extent>, leaves_anew: usize) -> Result<()> {
+        let mut needed = self.checkpoint_bound() + 4 * leaves_anew as u64;
         while needed > 0 {
             let blocks = needed.min(LEAF_BLOCKS.into()) as u32;
             let request = Request { blocks, minimum: 1, multiple: 1, purpose: Purpose::Node };
@@ -266,7 +271,7 @@ impl Store {
         self.synced_state.clone().unwrap_or_else(|| self.published.state())
     }
 
-    fn build_job(&mut self, extents: &[Extent]) -> Result<CheckpointJob> {
+    fn build_job(&mut self, extents: &[Extent], leaves_anew: &[u64]) -> Result<CheckpointJob> {
         let number = self.folded.checkpoint.next().ok_or(Error::Exhausted { counter: "checkpoint" })?;
         let state = self.state_to_fold();
         let blocks: Vec<Block> =
@@ -278,7 +283,7 @@ impl Store {
         let mut on_disk = self.on_disk.clone();
         self.replaced_with_snapshots(&state, number, &mut replaced)?;
         let catalogue = self.write_catalogue(&state, &listed, &mut on_disk, number, &mut homes, &mut replaced)?;
-        let changes = self.bitmap_changes(&state, &homes);
+        let changes = self.bitmap_changes(&state, &homes, leaves_anew);
         let (bitmap_blocks, bitmap_replaced) = self.count_bitmap(&changes, number)?;
         replaced.extend(bitmap_replaced);
         self.replaced_lists(number, state.generation, &mut replaced)?;
@@ -442,9 +447,13 @@ impl Store {
         Ok(tree)
     }
 
-    /// The bits that change: what the journal says through the fold, and the leaves that the homes lie in.
-    fn bitmap_changes(&self, state: &State, homes: &Homes) -> LeafChanges {
+    /// The bits that change: what the journal says through the fold, and the leaves that the homes lie in. Leaves that
+    /// were damaged are written though nothing in them changes.
+    fn bitmap_changes(&self, state: &State, homes: &Homes, leaves_anew: &[u64]) -> LeafChanges {
         let mut changes = self.journal.changes_through(state.generation);
+        for leaf in leaves_anew {
+            changes.entry(*leaf).or_default();
+        }
         for extent in &homes.extents {
             let (first, last) =
                 (extent.start.0 / u64::from(LEAF_BLOCKS), (extent.end().0 - 1) / u64::from(LEAF_BLOCKS));
@@ -524,11 +533,7 @@ impl Store {
         for (&leaf, changes) in &changes {
             // In memory the leaf must be as it was before this checkpoint: its old place may be used again later.
             self.space.leaf_bytes(leaf)?;
-            let old = self.bitmap.get(&self.nodes, leaf)?;
-            let mut bits = match old.stored_length {
-                0 => Box::new([0; BLOCK_LENGTH]),
-                _ => self.nodes.read_block(&old, crate::error::Structure::Bitmap, None)?,
-            };
+            let mut bits = self.bitmap_source.load(leaf)?;
             let before = ones(&bits);
             apply_changes(&mut bits, leaf, changes);
             free = (free + before).saturating_sub(ones(&bits));
@@ -589,7 +594,9 @@ impl Store {
         self.counters.checkpoint_bytes += report.blocks * BLOCK_BYTES;
         self.counters.syncs += 2;
         self.folded_before = std::mem::replace(&mut self.folded, job.superblock).generation;
-        self.anchored = self.anchored.max(folded);
+        // Not the new fold: without its superblock, recovery verifies what the older one leads to.
+        let anchoring = if self.sabotaged_fold_anchors() { folded } else { self.folded_before };
+        self.anchored = self.anchored.max(anchoring);
         self.journal.forget(folded, job.journal_seen);
         self.bitmap = job.bitmap.clone();
         self.set_bitmap_source(job.bitmap);
@@ -612,9 +619,7 @@ impl Store {
             listed.retain(|old| state.catalogue.iter().any(|present| present.entry.id == old.entry.id));
             let mut newer: Vec<Listed> = newer.map(|listed| (**listed).clone()).collect();
             for note in notes {
-                for (page, pointer) in &note.sets {
-                    created += maps[page.class().index()].set(page.index(), *pointer) as u64;
-                }
+                created += set_all(&mut maps, &note.sets) as u64;
                 let here = newer.iter_mut().filter(|listed| listed.entry.generation == note.generation);
                 here.filter(|listed| listed.maps.is_some()).for_each(|listed| listed.maps = Some(maps.clone()));
             }
@@ -655,9 +660,7 @@ impl Store {
             Tree::from_root(Shape::map(SizeClass::from_index(index)), self.folded.maps[index])
         }));
         for note in self.notes.iter().filter(|note| note.generation <= old.generation) {
-            for (page, pointer) in &note.sets {
-                state.maps[page.class().index()].set(page.index(), *pointer);
-            }
+            set_all(&mut state.maps, &note.sets);
         }
         let catalogue = old.catalogue.iter().map(|old| {
             let newer = state.catalogue.iter().find(|newer| newer.entry.id == old.entry.id);
@@ -703,7 +706,10 @@ impl Store {
             let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
             self.log.add_spare(spare);
         }
-        let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
+        let reserve = self.reserve_blocks() + nodes;
+        if self.space.blocks_free() < reserve {
+            self.release()?;
+        }
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {
             return Err(self.no_space(reserve));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::recovery::BitmapSource;
+use super::leaves::BitmapSource;
 use super::{Counters, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Error, Result};
@@ -145,12 +145,14 @@ impl Store {
         };
         let mut state = State::empty();
         state.incarnation = incarnation;
+        let published = Arc::new(Published::new(state));
+        let bitmap = tree(NodeKind::Bitmap);
         let mut store = Self {
-            bitmap_source: BitmapSource::new(&nodes, tree(NodeKind::Bitmap)),
+            bitmap_source: BitmapSource::new(&medium, &nodes, &published, folded.clone(), bitmap.clone()),
             medium,
             nodes,
             readers,
-            published: Arc::new(Published::new(state)),
+            published,
             settings,
             entropy,
             id,
@@ -160,11 +162,12 @@ impl Store {
             deferred: Default::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),
-            closed: Vec::new(),
+            closed: VecDeque::new(),
+            growing: None,
             bodies: Vec::new(),
             synced: Generation(0),
             anchored: Generation(0),
@@ -174,7 +177,7 @@ impl Store {
             unsynced_bytes: 0,
             folded,
             folded_before: Generation(0),
-            bitmap: tree(NodeKind::Bitmap),
+            bitmap,
             catalogue: tree(NodeKind::Catalogue),
             deferred_tree: tree(NodeKind::Deferred),
             on_disk: BTreeMap::new(),

@@ -6,8 +6,9 @@
 //!
 //! # Terms
 //! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
-//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
-//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of
+//! the older superblock, whichever is higher: what no recovery can cut off, not even one that has lost the newest
+//! superblock. *Fold*: the state that a checkpoint writes.
 //!
 //! # States of a commit
 //! ```text
@@ -36,12 +37,18 @@
 
 mod append;
 mod apply;
+mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
+mod clean;
 mod commit;
 mod create;
+mod follow;
+mod growth;
 mod journal;
+mod leaves;
+mod load;
 mod medium;
 mod moves;
 mod publish;
@@ -52,7 +59,9 @@ mod sabotage;
 mod settings;
 mod snapshots;
 mod spill;
+mod staging;
 mod state;
+mod tail;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -60,9 +69,12 @@ use std::sync::Arc;
 
 pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
+pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
+pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
+pub use growth::GrowthJob;
 pub use medium::Medium;
-pub use moves::{Cleaner, MoveReport, StoredPages};
+pub use moves::StoredPages;
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
@@ -73,7 +85,7 @@ pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
-use crate::disk::{AlignedBuffer, Disk};
+use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
@@ -85,6 +97,7 @@ use crate::space::Space;
 use journal::Journal;
 use reuse::{Conditions, Deferred};
 use spill::Reservations;
+use staging::Staging;
 use state::Pins;
 
 /// An open store: the committed state, and how it changes. See the module.
@@ -105,16 +118,19 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
-    /// Aligned memory in which pages are gathered for a write; grows to the largest run.
-    staging: AlignedBuffer,
+    /// Memory in which pages are gathered for writing.
+    staging: Staging,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
     /// Who hears of every commit before readers can see it.
     publish_hook: Option<Arc<dyn PublishHook>>,
     /// Space taken for units that a later commit may name. Memory only.
     reservations: Reservations,
-    /// Free blocks of segments that are being emptied, kept from use until they are empty.
-    closed: Vec<Extent>,
+    /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
+    /// generation that emptied it is anchored.
+    closed: VecDeque<(Generation, Vec<Extent>)>,
+    /// New space that is being made ready beside commits.
+    growing: Option<Arc<growth::Growth>>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
@@ -133,7 +149,7 @@ pub struct Store {
     folded_before: Generation,
     bitmap: Tree,
     /// Where the bitmap's leaves are loaded from: the same tree, shared with `space`.
-    bitmap_source: Arc<recovery::BitmapSource>,
+    bitmap_source: Arc<leaves::BitmapSource>,
     catalogue: Tree,
     deferred_tree: Tree,
     /// The catalogue's entries as they lie on disk, by id.
@@ -193,6 +209,8 @@ pub struct Counters {
     pub syncs: u64,
     /// Writes of pages: one for each contiguous run.
     pub page_writes: u64,
+    /// Damaged leaves of the bitmap, made anew from everything else.
+    pub bitmap_leaves_made_anew: u64,
 }
 
 /// Where the store stands.
@@ -265,7 +283,7 @@ impl Store {
 
     /// Counts since the store was opened.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { bitmap_leaves_made_anew: self.bitmap_source.made_anew(), ..self.counters }
     }
 
     /// Where the store stands.
@@ -314,17 +332,23 @@ impl Store {
             self.journal.released(entry.extent, reuse::death(&entry));
             self.give_back(entry.extent)?;
         }
-        Ok(())
+        self.open_emptied()
+    }
+
+    /// What readers of other processes may show.
+    fn published_state(&self) -> PublishedState {
+        let (base, synced) = (self.folded.checkpoint, self.synced);
+        PublishedState { base, synced, incarnation: self.incarnation, store: self.id }
     }
 
     /// Who holds which state, in this process and in others; `None` while somebody holds everything.
     fn pins(&self) -> Result<Option<Pins>> {
-        let (base, synced) = (self.folded.checkpoint, self.synced);
-        self.readers.publish(PublishedState { base, synced, incarnation: self.incarnation })?;
+        self.readers.publish(self.published_state())?;
         let mut pins = self.published.pins();
         for reader in self.readers.pins()? {
             match reader.pinned {
                 process::Pinned::Everything => return Ok(None),
+                process::Pinned::From { base, generation } => pins.add_from(base, generation),
                 process::Pinned::State { base, generation } => pins.add(base, generation),
             }
         }

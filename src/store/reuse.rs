@@ -8,6 +8,8 @@
 //!   held generation lies between birth and death.
 //! - **R3** a node that checkpoint n replaced: checkpoint n + 1 is durable, so that no superblock leads to it, and no
 //!   held base lies between the checkpoint that wrote it and n.
+//!
+//! While a reader in another process is about to choose a state, every state from some generation on counts as held.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,9 +35,12 @@ pub(super) struct Deferred {
     held: BTreeMap<Generation, Vec<DeferredEntry>>,
     /// Nodes, and data recovered without order.
     nodes: Vec<DeferredEntry>,
-    /// The checkpoint and the held bases that `nodes` was last compared with; `None` if something was added since.
-    nodes_judged: Option<(CheckpointNumber, Vec<CheckpointNumber>)>,
+    /// What `nodes` was last compared with; `None` if something was added since.
+    nodes_judged: Option<NodesJudged>,
 }
+
+/// The newest checkpoint, the bases held, and the base from which on all are.
+type NodesJudged = (CheckpointNumber, Vec<CheckpointNumber>, Option<CheckpointNumber>);
 
 impl Deferred {
     /// The list with these entries, in any order.
@@ -70,25 +75,33 @@ impl Deferred {
         let mut released = Vec::new();
         let held_still = |generation: &Generation| conditions.pins.generations.binary_search(generation).is_ok();
         let let_go: Vec<Generation> = self.held.keys().copied().filter(|generation| !held_still(generation)).collect();
-        for entry in
-            let_go.iter().flat_map(|generation| self.held.remove(generation).unwrap_or_default()).collect::<Vec<_>>()
-        {
-            self.judge(entry, conditions, &mut released);
+        for generation in let_go {
+            for entry in self.held.remove(&generation).unwrap_or_default() {
+                match conditions.pins.may_choose_before(death(&entry)) {
+                    // To be judged again next time: nobody holds the generation that it is filed under.
+                    true => self.held.entry(generation).or_default().push(entry),
+                    false => self.judge(entry, conditions, &mut released),
+                }
+            }
         }
         while let Some(entry) = self.data.front().copied() {
             let DeferredKind::Data { written, death, .. } = entry.kind else { break };
-            if death > conditions.synced || written > conditions.anchored {
+            let chosen = conditions.pins.may_choose_before(death);
+            if death > conditions.synced || written > conditions.anchored || chosen {
                 break;
             }
             self.data.pop_front();
             self.judge(entry, conditions, &mut released);
         }
         // Nodes are let go by checkpoints and by readers that leave, not by commits.
-        let judged = Some((conditions.checkpoint, conditions.pins.bases.clone()));
+        let pins = conditions.pins;
+        let judged = Some((conditions.checkpoint, pins.bases.clone(), pins.from.map(|(base, _)| base)));
         if self.nodes_judged != judged {
             released.extend(self.nodes.extract_if(.., |entry| match entry.kind {
                 DeferredKind::Node { first, replaced } => {
-                    replaced < conditions.checkpoint && !conditions.pins.base_in(first, replaced)
+                    replaced < conditions.checkpoint
+                        && !pins.base_in(first, replaced)
+                        && !pins.may_stand_before(replaced)
                 }
                 DeferredKind::Data { .. } => false,
             }));

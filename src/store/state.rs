@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
-use crate::format::{BlockPointer, CatalogueEntry};
+use crate::format::{BlockPointer, CatalogueEntry, Superblock};
 use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
 use crate::map::{Nodes, Shape, Tree};
 
@@ -51,6 +51,18 @@ impl State {
         }
     }
 
+    /// The state that a superblock stands for.
+    pub(super) fn of_superblock(superblock: &Superblock, catalogue: Vec<Arc<Listed>>) -> Self {
+        Self {
+            generation: superblock.generation,
+            incarnation: superblock.incarnation,
+            base: superblock.checkpoint,
+            maps: Box::new(super::load::maps_under(&superblock.maps)),
+            header: superblock.header.as_slice().into(),
+            catalogue: Arc::new(catalogue),
+        }
+    }
+
     /// The page's pointer in this state; null if it is not allocated.
     ///
     /// # Errors
@@ -86,8 +98,7 @@ pub struct Published {
 #[derive(Debug)]
 struct Inner {
     state: Arc<State>,
-    by_generation: BTreeMap<Generation, usize>,
-    by_base: BTreeMap<CheckpointNumber, usize>,
+    held: BTreeMap<(Generation, CheckpointNumber), usize>,
 }
 
 /// A state that is held: nothing it reaches is used again while this lives.
@@ -100,7 +111,7 @@ pub struct Pinned {
 impl Published {
     pub(super) fn new(state: State) -> Self {
         let synced = AtomicU64::new(state.generation.0);
-        let inner = Inner { state: Arc::new(state), by_generation: BTreeMap::new(), by_base: BTreeMap::new() };
+        let inner = Inner { state: Arc::new(state), held: BTreeMap::new() };
         Self { inner: Mutex::new(inner), synced }
     }
 
@@ -137,14 +148,18 @@ impl Published {
     }
 
     fn hold(self: &Arc<Self>, inner: &mut Inner, state: Arc<State>) -> Pinned {
-        *inner.by_generation.entry(state.generation).or_default() += 1;
-        *inner.by_base.entry(state.base).or_default() += 1;
+        *inner.held.entry((state.generation, state.base)).or_default() += 1;
         Pinned { state, published: Arc::clone(self) }
     }
 
     /// The newest state, not held.
     pub(super) fn state(&self) -> Arc<State> {
         Arc::clone(&self.lock().state)
+    }
+
+    /// Makes another state the newest.
+    pub(super) fn replace(&self, state: State) {
+        self.lock().state = Arc::new(state);
     }
 
     /// Changes the newest state. Nodes that no pinned state shares are changed in place.
@@ -154,17 +169,27 @@ impl Published {
 
     /// The generations and the base checkpoints that are held.
     pub(super) fn pins(&self) -> Pins {
-        let inner = self.lock();
-        Pins {
-            generations: inner.by_generation.keys().copied().collect(),
-            bases: inner.by_base.keys().copied().collect(),
+        let mut pins = Pins::default();
+        for (generation, base) in self.lock().held.keys() {
+            pins.add(*base, *generation);
         }
+        pins
+    }
+
+    /// The states that are held: each one's base and generation.
+    pub fn held_states(&self) -> Vec<(CheckpointNumber, Generation)> {
+        self.lock().held.keys().map(|(generation, base)| (*base, *generation)).collect()
+    }
+
+    /// Whether this state is held.
+    pub fn holds(&self, base: CheckpointNumber, generation: Generation) -> bool {
+        self.lock().held.contains_key(&(generation, base))
     }
 
     /// How many states are held, and the oldest generation among them.
     pub fn held(&self) -> (usize, Option<Generation>) {
         let inner = self.lock();
-        (inner.by_generation.values().sum(), inner.by_generation.keys().next().copied())
+        (inner.held.values().sum(), inner.held.keys().next().map(|(generation, _)| *generation))
     }
 
     /// A panic while the lock is held leaves the counts whole.
@@ -191,16 +216,12 @@ impl Clone for Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         let mut inner = self.published.lock();
-        release(&mut inner.by_generation, self.state.generation);
-        release(&mut inner.by_base, self.state.base);
-    }
-}
-
-fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&key);
+        let key = (self.state.generation, self.state.base);
+        if let Some(count) = inner.held.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                inner.held.remove(&key);
+            }
         }
     }
 }
@@ -210,6 +231,8 @@ fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
 pub(super) struct Pins {
     pub(super) generations: Vec<Generation>,
     pub(super) bases: Vec<CheckpointNumber>,
+    /// All states from these on are held too: somebody is about to choose one of them.
+    pub(super) from: Option<(CheckpointNumber, Generation)>,
 }
 
 impl Pins {
@@ -220,6 +243,21 @@ impl Pins {
         if let Err(index) = self.bases.binary_search(&base) {
             self.bases.insert(index, base);
         }
+    }
+
+    pub(super) fn add_from(&mut self, base: CheckpointNumber, generation: Generation) {
+        let (old_base, old_generation) = self.from.unwrap_or((base, generation));
+        self.from = Some((base.min(old_base), generation.min(old_generation)));
+    }
+
+    /// Whether what died at `death` may be reached by a state that somebody is about to choose.
+    pub(super) fn may_choose_before(&self, death: Generation) -> bool {
+        self.from.is_some_and(|(_, generation)| generation < death)
+    }
+
+    /// Whether a checkpoint before `replaced` may be chosen as base.
+    pub(super) fn may_stand_before(&self, replaced: CheckpointNumber) -> bool {
+        self.from.is_some_and(|(base, _)| base < replaced)
     }
 
     /// The youngest generation that is held from `birth` on and before `death`.

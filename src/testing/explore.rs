@@ -32,6 +32,10 @@ enum Depth {
 pub struct Tally {
     /// Crash points.
     pub points: u64,
+    /// Crash points with more states than the limit: of these some were tried, not all.
+    pub sampled_points: u64,
+    /// The most blocks that were unsynced at any one crash point.
+    pub pending_blocks_most: u64,
     /// Distinct states recovered from.
     pub states: u64,
     /// Distinct states recovered from after a second crash, during recovery, adoption or the first steps after.
@@ -45,6 +49,8 @@ impl std::iter::Sum for Tally {
     fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
         tallies.fold(Self::default(), |a, b| Self {
             points: a.points.max(b.points),
+            sampled_points: a.sampled_points.max(b.sampled_points),
+            pending_blocks_most: a.pending_blocks_most.max(b.pending_blocks_most),
             states: a.states + b.states,
             double: a.double + b.double,
             superblock_lost: a.superblock_lost + b.superblock_lost,
@@ -54,8 +60,9 @@ impl std::iter::Sum for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { points, states, double, superblock_lost } = self;
-        write!(f, "{points} crash points, {states} distinct states, {double} after a second crash, ")?;
+        let Self { points, sampled_points, pending_blocks_most, states, double, superblock_lost } = self;
+        write!(f, "{points} crash points ({sampled_points} sampled) of up to {pending_blocks_most} unsynced blocks, ")?;
+        write!(f, "{states} distinct states, {double} after a second crash, ")?;
         write!(f, "{superblock_lost} without the newest superblock")
     }
 }
@@ -99,6 +106,8 @@ pub struct Explorer {
     seen: HashSet<u128>,
     seen_double: HashSet<u128>,
     tallies: BTreeMap<String, Tally>,
+    /// States after a second crash, by what it cut short.
+    second: BTreeMap<&'static str, u64>,
     /// States of second crashes since the last first one.
     last_double: u64,
     /// States tried without their newest superblock since then.
@@ -120,6 +129,7 @@ impl Explorer {
             seen: HashSet::new(),
             seen_double: HashSet::new(),
             tallies: BTreeMap::new(),
+            second: BTreeMap::new(),
             last_double: 0,
             last_lost: 0,
         }
@@ -130,10 +140,18 @@ impl Explorer {
         &self.tallies
     }
 
+    /// How many of the states after a second crash were left by which protocol: `recovery` without anything to adopt,
+    /// `adoption`, or the `first steps after` either.
+    pub fn second_crashes(&self) -> &BTreeMap<&'static str, u64> {
+        &self.second
+    }
+
     /// What was tried, all together.
     pub fn total(&self) -> Tally {
         self.tallies.values().fold(Tally::default(), |a, b| Tally {
             points: a.points + b.points,
+            sampled_points: a.sampled_points + b.sampled_points,
+            pending_blocks_most: a.pending_blocks_most.max(b.pending_blocks_most),
             states: a.states + b.states,
             double: a.double + b.double,
             superblock_lost: a.superblock_lost + b.superblock_lost,
@@ -153,7 +171,10 @@ impl Explorer {
     ) -> std::result::Result<(), Failure> {
         for point in points {
             let acknowledged = acknowledged(point);
-            self.tallies.entry(protocol.to_owned()).or_default().points += 1;
+            let tally = self.tallies.entry(protocol.to_owned()).or_default();
+            tally.points += 1;
+            tally.sampled_points += u64::from(point.count(self.tear) > self.limit as u128);
+            tally.pending_blocks_most = tally.pending_blocks_most.max(point.pending_blocks() as u64);
             for (description, image) in point.states_up_to(self.limit, self.tear, self.seed) {
                 // What must hold depends on the acknowledged generation too.
                 let key = image.hash() ^ u128::from(acknowledged.map_or(u64::MAX, |generation| generation.0)) << 64;
@@ -202,7 +223,8 @@ impl Explorer {
         let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let seed = image.hash() as u64 ^ self.seed;
         let opened = || disk.mark(OPENED);
-        let Some(after) = recover_and_check(&shared, acknowledged, model, settings, seed, depth, &opened)? else {
+        let Some((after, adopted)) = recover_and_check(&shared, acknowledged, model, settings, seed, depth, &opened)?
+        else {
             return Ok(());
         };
         if depth != Depth::SecondCrash {
@@ -211,11 +233,17 @@ impl Explorer {
         // Once the first recovery has shown a state, a second crash must leave it, or what was committed on top. Before,
         // it may leave any that the first one could have.
         for point in disk.take_crash_points() {
+            let cut_short = match (point.last_mark() == Some(OPENED), adopted) {
+                (true, _) => "first steps after",
+                (false, true) => "adoption",
+                (false, false) => "recovery",
+            };
             for (description, image) in point.states_up_to(self.second_limit, self.tear, self.seed ^ 1) {
                 if !self.seen_double.insert(image.hash()) {
                     continue;
                 }
                 self.last_double += 1;
+                *self.second.entry(cut_short).or_default() += 1;
                 let shared: Arc<dyn Disk> = Arc::new(SimulatedDisk::from_image(&image));
                 let seed = image.hash() as u64 ^ self.seed.rotate_left(7);
                 let after = (point.last_mark() == Some(OPENED)).then_some(&after);
@@ -253,8 +281,8 @@ fn open(disk: &Arc<dyn Disk>, settings: &Settings, seed: u64) -> Result<(Store, 
     Store::open(Arc::clone(disk), Arc::new(NoReaders), settings.clone(), Box::new(SeededEntropy(seed)))
 }
 
-/// Recovers, compares, checks, and works on. Returns what was shown then and committed on top, by generation, or `None`
-/// if there was no store yet.
+/// Recovers, compares, checks, and works on. Returns what was shown then and committed on top, by generation, and whether
+/// a tail was adopted; or `None` if there was no store yet.
 fn recover_and_check(
     disk: &Arc<dyn Disk>,
     acknowledged: Option<Generation>,
@@ -263,7 +291,7 @@ fn recover_and_check(
     seed: u64,
     depth: Depth,
     opened: &dyn Fn(),
-) -> std::result::Result<Option<Model>, String> {
+) -> std::result::Result<Option<(Model, bool)>, String> {
     let before_creation = file_state(disk.as_ref()).map_err(|error| error.to_string())?;
     let (mut store, report) = match open(disk, settings, seed) {
         Ok(opened) => opened,
@@ -286,7 +314,8 @@ fn recover_and_check(
         check_space(&mut store)?;
         return Ok(None);
     }
-    work_on(disk, store, model, generation, settings, seed).map(Some)
+    let adopted = report.records_adopted > 0;
+    work_on(disk, store, model, generation, settings, seed).map(|after| Some((after, adopted)))
 }
 
 fn check_recovered(store: &Store, generation: Generation, model: &Model) -> std::result::Result<(), String> {

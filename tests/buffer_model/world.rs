@@ -168,13 +168,17 @@ impl World {
     pub(super) fn sift_and_scribble(&self) {
         let mut locked = self.0.lock.lock().unwrap();
         let Locked { limbo, free, .. } = &mut *locked;
-        limbo.sift(self.0.registry, |_| false, |address, verdict| {
-            if verdict == Verdict::Free {
-                self.write(address, SCRIBBLE);
-                free.push(address);
-            }
-            true
-        });
+        limbo.sift(
+            self.0.registry,
+            |_| false,
+            |address, verdict| {
+                if verdict == Verdict::Free {
+                    self.write(address, SCRIBBLE);
+                    free.push(address);
+                }
+                true
+            },
+        );
     }
 
     /// A scope that reads the page once; whether it was there.

@@ -21,11 +21,20 @@ struct Inner {
     blocks: BTreeMap<u64, Box<[u8; BLOCK]>>,
     length: u64,
     reads: BTreeSet<u64>,
+    /// Those of them that had not been written here.
+    reads_of_base: BTreeSet<u64>,
+    unreadable: Option<u64>,
 }
 
 impl Overlay {
     pub(crate) fn new(base: &Arc<Vec<u8>>) -> Self {
-        let inner = Inner { blocks: BTreeMap::new(), length: base.len() as u64, reads: BTreeSet::new() };
+        let inner = Inner {
+            blocks: BTreeMap::new(),
+            length: base.len() as u64,
+            reads: BTreeSet::new(),
+            reads_of_base: BTreeSet::new(),
+            unreadable: None,
+        };
         Self { base: Arc::clone(base), inner: Mutex::new(inner) }
     }
 
@@ -34,6 +43,11 @@ impl Overlay {
         let mut copy = Box::new([0; BLOCK]);
         copy.copy_from_slice(bytes);
         self.inner().blocks.insert(block, copy);
+    }
+
+    /// Lets every read of a block fail.
+    pub(crate) fn make_unreadable(&self, block: u64) {
+        self.inner().unreadable = Some(block);
     }
 
     /// Changes a bit of a block.
@@ -45,6 +59,11 @@ impl Overlay {
     /// The blocks read since the last call.
     pub(crate) fn take_reads(&self) -> BTreeSet<u64> {
         std::mem::take(&mut self.inner().reads)
+    }
+
+    /// The blocks that were ever read before anything was written to them here.
+    pub(crate) fn reads_of_base(&self) -> BTreeSet<u64> {
+        self.inner().reads_of_base.clone()
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -97,7 +116,13 @@ impl Disk for Overlay {
                     (None, Some(bytes)) => target.copy_from_slice(bytes),
                     (None, None) => target.fill(0),
                 }
+                if inner.unreadable == Some(block) {
+                    return Err(io::Error::other("unreadable"));
+                }
                 inner.reads.insert(block);
+                if !inner.blocks.contains_key(&block) {
+                    inner.reads_of_base.insert(block);
+                }
                 done += count;
             }
             offset += buffer.len() as u64;

@@ -1,8 +1,11 @@
-//! Every workload of up to three operations, every subset of the unsynced blocks, every tear of one of them.
+//! Every workload of up to three operations, every subset of the unsynced blocks, every tear of one of them. Nothing is
+//! sampled: the geometry is so small that no crash point has more than 12 unsynced blocks, and that is asserted.
 
-use vellum::disk::Tear;
+use std::collections::BTreeMap;
+
+use vellum::disk::{Disk, Tear};
 use vellum::store::Settings;
-use vellum::testing::{Explorer, History, Step, Tally, tiny};
+use vellum::testing::{Explorer, History, Step, Tally, tiny, tiny_and_reusing};
 
 /// The operations, by the protocol they exercise.
 fn operations() -> Vec<(&'static str, Step)> {
@@ -13,7 +16,7 @@ fn operations() -> Vec<(&'static str, Step)> {
         ("deferred commit", Step::WriteDeferred(vec![(12, 2)])),
         ("commit", Step::Header(7)),
         ("deferred commit", Step::Sync),
-        ("growth", Step::Write(vec![(15, 0), (13, 3)])),
+        ("growth", Step::Write(vec![(14, 0), (13, 3)])),
         ("checkpoint", Step::Checkpoint),
         ("snapshot", Step::Snapshot(1)),
         ("snapshot", Step::DeleteSnapshot(0)),
@@ -35,6 +38,8 @@ fn beginning() -> History {
         Step::Write(vec![(12, 0), (12, 1), (13, 0)]),
         Step::Snapshot(0),
         Step::Write(vec![(12, 0), (12, 2)]),
+        // What free space this leaves is the reserve: more pages make the file grow.
+        Step::Write(vec![(13, 4)]),
         Step::Checkpoint,
         Step::Write(vec![(13, 0)]),
     ] {
@@ -58,15 +63,28 @@ fn explore(explorer: &mut Explorer, protocol: &str, mut history: History, steps:
     explored.unwrap_or_else(|failure| panic!("after {steps:?}\n{failure}"));
 }
 
+/// The most blocks that may be unsynced at any crash point, and the most states of one: so all of them are tried.
+const PENDING_BLOCKS_LIMIT: u64 = 12;
+const STATES_LIMIT: usize = 100_000;
+
+/// Asserts that every state of every crash point was tried.
+fn assert_exhaustive(tally: &Tally) {
+    assert!(tally.pending_blocks_most <= PENDING_BLOCKS_LIMIT, "{} blocks are unsynced", tally.pending_blocks_most);
+    assert_eq!(tally.sampled_points, 0, "a crash point has more than {STATES_LIMIT} states");
+}
+
 #[test]
 fn creation_cut_short_opens_or_can_be_created_again() {
-    let mut explorer = Explorer::new(Tear::Every16, 2_000_000, 0);
-    let mut history = History::create(geometry(), 1).unwrap();
+    let mut explorer = Explorer::new(Tear::Every16, STATES_LIMIT, 0);
+    // The blocks of both segments are written and not synced.
+    let geometry = Settings { log_segment_blocks: 4, ..geometry() };
+    let mut history = History::create(geometry.clone(), 1).unwrap();
     let points = history.disk.take_crash_points();
     history.check().unwrap();
-    let explored = explorer.explore("create", &points, &history.model, &geometry());
+    let explored = explorer.explore("create", &points, &history.model, &geometry);
     explored.unwrap_or_else(|failure| panic!("{failure}"));
     println!("create: {}", explorer.total());
+    assert_exhaustive(&explorer.total());
     assert!(explorer.total().states > 500);
 }
 
@@ -75,9 +93,10 @@ fn explore_all(share: (u64, u64), limit: usize, depth: usize) -> Explorer {
     let operations = operations();
     let mut explorer = Explorer::new(Tear::Every16, limit, 0);
     explorer.share = share;
-    explorer.work_every = 16;
-    explorer.second_every = 512;
-    explorer.second_limit = 24;
+    let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
+    explorer.work_every = if long { 1 } else { 16 };
+    explorer.second_every = if long { 16 } else { 1024 };
+    explorer.second_limit = if long { 96 } else { 24 };
     explorer.lose_superblock_every = 64;
     for (protocol, first) in &operations {
         explore(&mut explorer, protocol, beginning(), std::slice::from_ref(first));
@@ -92,11 +111,20 @@ fn explore_all(share: (u64, u64), limit: usize, depth: usize) -> Explorer {
 }
 
 #[test]
+fn growth_grows_the_file() {
+    let mut history = beginning();
+    let before = history.disk.length().unwrap();
+    for (_, step) in operations().iter().filter(|(protocol, _)| *protocol == "growth") {
+        history.step(step).unwrap();
+    }
+    assert!(history.disk.length().unwrap() > before);
+}
+
+#[test]
 fn every_workload_of_up_to_three_operations_survives_every_cut() {
     const THREADS: u64 = 2;
     let number = |name: &str, otherwise| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
-    let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
-    let limit = number("VELLUM_CRASH_LIMIT", if long { 20_000_000 } else { 40_000 });
+    let limit = number("VELLUM_CRASH_LIMIT", STATES_LIMIT);
     let depth = number("VELLUM_CRASH_DEPTH", 3);
     let started = std::time::Instant::now();
     let explorers: Vec<Explorer> = std::thread::scope(|scope| {
@@ -110,7 +138,16 @@ fn every_workload_of_up_to_three_operations_survives_every_cut() {
         println!("{protocol}: {tally}");
         all = [all, tally].into_iter().sum();
     }
+    let mut second = BTreeMap::<&str, u64>::new();
+    for (what, states) in explorers.iter().flat_map(|explorer| explorer.second_crashes()) {
+        *second.entry(what).or_default() += states;
+    }
+    second.iter().for_each(|(what, states)| println!("{what}: {states} distinct states after a second crash"));
     println!("all: {all} in {:?}", started.elapsed());
+    assert_exhaustive(&all);
+    for what in ["recovery", "adoption", "first steps after"] {
+        assert!(second.get(what).is_some_and(|states| *states >= 1000), "{what} was hardly ever cut short");
+    }
     assert!(all.states >= 1_000_000, "only {} states", all.states);
     assert!(all.double >= 100_000, "only {} states after a second crash", all.double);
 }
@@ -144,4 +181,28 @@ fn spilled_pages_are_there_with_their_commit_or_leave_nothing_behind() {
     }
     println!("spill: {}", explorer.total());
     assert!(explorer.total().states > 5_000);
+}
+
+/// What a deferred commit wrote is dead with the next one, and a checkpoint folds both. If its blocks were used again
+/// before a record says that both were durable, the loss of the newest superblock would lose them.
+#[test]
+fn a_checkpoint_does_not_anchor_what_the_older_superblock_must_verify() {
+    let mut explorer = Explorer::new(Tear::Every512, 2_000, 0);
+    explorer.lose_superblock_every = 1;
+    let settings = Settings { in_log_blocks: 0, ..tiny_and_reusing() };
+    let mut history = History::create(settings.clone(), 1).unwrap();
+    for step in [
+        Step::Write(vec![(12, 0), (13, 0)]),
+        Step::WriteDeferred(vec![(12, 0), (13, 0)]),
+        Step::Write(vec![(12, 0), (13, 0)]),
+        Step::Checkpoint,
+        Step::Write(vec![(12, 1), (13, 1), (12, 2)]),
+        Step::Write(vec![(12, 0), (13, 0), (12, 3)]),
+    ] {
+        history.step(&step).unwrap();
+    }
+    let points = history.disk.take_crash_points();
+    let explored = explorer.explore("anchoring", &points, &history.model, &settings);
+    explored.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(explorer.total().superblock_lost > 100);
 }

@@ -19,13 +19,13 @@ fn long_histories_survive_sampled_cuts_also_during_recovery() {
         let mut random = Random(seed);
         let settings = if seed % 2 == 0 { tiny() } else { tiny_and_reusing() };
         let mut history = History::create(settings.clone(), seed).unwrap();
-        for _ in 0..40 {
-            let step = random.step();
-            history.step(&step).unwrap();
+        let steps: Vec<_> = (0..40).map(|_| random.step()).collect();
+        for step in &steps {
+            history.step(step).unwrap();
         }
         let points = history.disk.take_crash_points();
         let explored = explorer.explore("random", &points, &history.model, &settings);
-        explored.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        explored.unwrap_or_else(|failure| panic!("seed {seed}, {steps:?}: {failure}"));
     }
     println!("all: {}", explorer.total());
 }

@@ -216,9 +216,9 @@ fn a_store_is_open_for_writing_once_in_a_process() {
     store(&path);
     let pager = Pager::open(&path, &inline()).unwrap();
     let view = pager.view();
-    assert!(matches!(refused(&path), Error::Locked { .. }));
+    assert!(matches!(refused(&path), Error::OpenedTwice { .. }));
     drop(pager);
-    assert!(matches!(refused(&path), Error::Locked { .. }), "the view keeps it open");
+    assert!(matches!(refused(&path), Error::OpenedTwice { .. }), "the view keeps it open");
     drop(view);
     let pager = Pager::open(&path, &inline()).unwrap();
     let view = pager.view();

@@ -83,7 +83,12 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
         _ if error.is_no_space() => Exit::NO_SPACE,
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NOT_A_STORE,
         Error::NotAStore { .. } | Error::IncompleteCreate { .. } | Error::NotAFile { .. } => Exit::NOT_A_STORE,
-        Error::Locked { .. } | Error::Busy => Exit::LOCKED,
+        Error::Locked { .. }
+        | Error::OpenedTwice { .. }
+        | Error::LockedByReaders { .. }
+        | Error::WriterSilent { .. }
+        | Error::ReaderAhead { .. }
+        | Error::Busy => Exit::LOCKED,
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeatures { .. } | Error::WrongApplication { .. } => {
             Exit::UNSUPPORTED
         }
@@ -106,7 +111,12 @@ fn advice(error: &Error) -> &'static str {
         }
         Error::IncompleteCreate { .. } => "create it again: 'vellum create' takes such a file over",
         Error::AlreadyExists { .. } => "choose another name, or use the store that is there",
-        Error::Locked { .. } | Error::Busy => "wait until the other process is done with it, or stop that one",
+        Error::ReaderAhead { .. } => "stop that reader, then open the store again",
+        Error::SideFolder { .. } => "give the store's file one name only",
+        Error::WriterSilent { .. } => "try again when its writer has recovered it, or is gone",
+        Error::Locked { .. } | Error::OpenedTwice { .. } | Error::LockedByReaders { .. } | Error::Busy => {
+            "wait until the other process is done with it, or stop that one"
+        }
         Error::UnsupportedVersion { .. } | Error::UnsupportedFeatures { .. } => "use a newer vellum",
         Error::WrongApplication { .. } => "use the application that made this store",
         Error::Poisoned { .. } | Error::CommitUnknown { .. } => {

@@ -4,11 +4,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGXFSZ};
 use signal_hook::flag;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+
+/// Lets a write beyond the limit on the length of files (`ulimit -f`) be an error like any other: the signal that comes
+/// with it would end the program without a word.
+pub(crate) fn outlive_file_limits() -> Result<()> {
+    let registered = flag::register(SIGXFSZ, Arc::default());
+    let failed = |error: io::Error| Failure::new(Exit::FAILED, "cannot take over a signal", error, "try again");
+    registered.map(drop).map_err(failed)
+}
 
 /// Whether somebody wants this job to stop.
 #[derive(Clone, Debug)]

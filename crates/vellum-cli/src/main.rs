@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     let output = arguments.global.output();
-    let result = arguments.command.run(&output);
+    let result = interrupt::outlive_file_limits().and_then(|()| arguments.command.run(&output));
     let exit = result.and_then(|exit| output.flush().map(|()| exit)).unwrap_or_else(|failure| {
         // What was found before the failure is still worth having.
         let _ = output.flush();

@@ -14,9 +14,10 @@
 //!   `remove`d, or the old one of `replace`) it is not admitted again.
 //! - **E2** The [`PageHash`] is a good hash of the page's identity (store and page id), the same whenever the page
 //!   comes back, whichever version and frame. Policies remember it of pages that have left.
-//! - **E3** A slot's bit is clear when it is admitted. It is set by reads from then on. When the access that caused the
-//!   load will set it too (a scope that runs again after its miss; a prefetch), the slot is admitted as
-//!   [`Arrival::Ahead`], else as [`Arrival::Read`].
+//! - **E3** A slot's bit is clear when it is admitted, and set by reads from then on. The access that a page was loaded
+//!   for is none of them: a scope that runs again after its miss clears the bits of what it loaded when it is done (or
+//!   does not set them). Where that access is still to come (a prefetch), the slot is admitted as [`Arrival::Ahead`].
+//!   Else one access looks like two, and a scan like a hot set: measured, a third of the default's advantage is gone.
 //! - **E4** A victim that could not be evicted after all goes back by [`restore`](EvictionPolicy::restore).
 //! - **E5** What [`memory_bytes`](EvictionPolicy::memory_bytes) says is charged to the budget.
 //!
@@ -24,11 +25,12 @@
 //!
 //! - **E6** `victim` names an admitted slot, which is thereby no longer admitted, and only one for which
 //!   [`Frames::take`] has just said yes.
-//! - **E7** `victim` ends whatever it is answered: it asks at most `4 n + 8` questions of `n` admitted slots. It returns
+//! - **E7** `victim` ends whatever it is answered: it asks at most `4 n + 4` questions of `n` admitted slots. It returns
 //!   `None` only if every admitted slot refused to be taken in this call.
 //! - **E8** All else is O(1), amortised over the slots admitted; refusals apart, so is `victim`.
-//! - **E9** Memory is bounded: [`BYTES_PER_SLOT`] for each slot up to the highest seen, and for pages that have left
-//!   [`BYTES_PER_GHOST`] for each 4 KiB of the frames that were admitted at once; vectors that grow hold up to twice that.
+//! - **E9** Memory is bounded: [`BYTES_PER_SLOT`] for each slot up to the highest seen, in a vector that may hold up to
+//!   twice that as it grows; and for pages that have left two tables at most, of [`BYTES_PER_GHOST`] for each 4 KiB of the
+//!   frames that were admitted at once (or for each half of a slot, if that is less), and a quarter more as they grow.
 //! - **E10** The same calls with the same answers give the same victims: randomness comes from the seed.
 //!
 //! # Sizes
@@ -36,15 +38,37 @@
 //! Frames have 4 KiB to 2 GiB. All queues are measured in bytes: a share for new pages, the memory of pages that have
 //! left, how old a page is. The order of victims does not depend on size, so a large page neither stays nor goes
 //! because it is large: the manager asks until enough bytes are free.
+//!
+//! # Which
+//!
+//! [`WeighedAges`] is the default ([`default_policy`]); why, and the hit rates of all, are in ARCHITECTURE.md ("Eviction").
+//! The others stay for comparison, and for whoever knows the accesses better. They are simple enough to be written by
+//! users too: the trait is public.
+
+mod clock;
+mod cooling;
+mod ghosts;
+mod queues;
+mod s3_fifo;
+mod sieve;
+#[cfg(test)]
+mod tests;
+mod weighed_ages;
 
 use std::fmt::Debug;
+
+pub use clock::Clock;
+pub use cooling::Cooling;
+pub use s3_fifo::S3Fifo;
+pub use sieve::Sieve;
+pub use weighed_ages::WeighedAges;
 
 use crate::id::SizeClass;
 
 /// What is kept for a frame.
-pub const BYTES_PER_SLOT: usize = 16;
-/// What is kept for a page that has left.
-pub const BYTES_PER_GHOST: usize = 16;
+pub const BYTES_PER_SLOT: usize = 20;
+/// What is kept for a page that has left, with the room that the table leaves.
+pub const BYTES_PER_GHOST: usize = 12;
 
 /// The number of a frame that holds a page, dense within the manager (E1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +81,7 @@ pub struct PageHash(pub u64);
 /// How a page came into its frame (E3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// Whoever loaded or wrote it has had it: the next touch is another access.
+    /// Whoever loaded or wrote it has had it, or will not touch it by that: the next touch is another access.
     Read,
     /// It is about to be read: the first touch is what it was loaded for, and says nothing of its future.
     Ahead,
@@ -95,4 +119,20 @@ pub trait EvictionPolicy: Debug + Send {
 
     /// Bytes of memory held.
     fn memory_bytes(&self) -> usize;
+}
+
+/// What a buffer manager uses if it is not told otherwise.
+pub fn default_policy() -> Box<dyn EvictionPolicy> {
+    Box::new(WeighedAges::new())
+}
+
+/// Every policy of this module, the default first. The seed is for those that draw at random.
+pub fn built_in(seed: u64) -> Vec<Box<dyn EvictionPolicy>> {
+    vec![
+        default_policy(),
+        Box::new(S3Fifo::new()),
+        Box::new(Sieve::new()),
+        Box::new(Clock::new()),
+        Box::new(Cooling::new(seed)),
+    ]
 }

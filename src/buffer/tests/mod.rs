@@ -1,6 +1,7 @@
 //! The buffer over a store of imagination: what a page holds follows from its id and its birth.
 
 mod pages;
+mod pool;
 mod stress;
 
 use std::collections::HashMap;
@@ -101,7 +102,12 @@ impl Imagined {
     }
 
     /// A commit: what it frees is `None`. Frames are made for those that say so.
-    pub(super) fn commit(&self, manager: &BufferManager, pages: &StorePages, changes: &[(PageId, Option<bool>)]) -> State {
+    pub(super) fn commit(
+        &self,
+        manager: &BufferManager,
+        pages: &StorePages,
+        changes: &[(PageId, Option<bool>)],
+    ) -> State {
         let mut state = self.state();
         state.generation = Generation(state.generation.0 + 1);
         let births = Arc::make_mut(&mut state.births);
@@ -111,15 +117,18 @@ impl Imagined {
                 None => drop(births.remove(page)),
                 Some(_) => drop(births.insert(*page, state.generation)),
             }
-            newest.push((*page, match change {
-                Some(true) => {
-                    let mut frame = manager.frame(page.class()).unwrap();
-                    assert!(frame.iter().all(|byte| *byte == 0), "a new frame is zero");
-                    fill(*page, state.generation, frame.get_mut().unwrap());
-                    Newest::Frame(frame)
-                }
-                _ => Newest::Absent,
-            }));
+            newest.push((
+                *page,
+                match change {
+                    Some(true) => {
+                        let mut frame = manager.frame(page.class()).unwrap();
+                        assert!(frame.iter().all(|byte| *byte == 0), "a new frame is zero");
+                        fill(*page, state.generation, frame.get_mut().unwrap());
+                        Newest::Frame(frame)
+                    }
+                    _ => Newest::Absent,
+                },
+            ));
         }
         *self.newest.write().unwrap() = state.clone();
         pages.publish(state.generation, &mut newest.into_iter());

@@ -9,13 +9,15 @@ fn a_page_is_loaded_once_and_then_found() {
     for _ in 0..3 {
         for index in 0..10 {
             check(page(12, index), Generation(1), &pages.page(&state, page(12, index)).unwrap());
-            pages.scope(&state, |scope| Ok(check(page(12, index), Generation(1), scope.page(page(12, index))?))).unwrap();
+            pages
+                .scope(&state, |scope| Ok(check(page(12, index), Generation(1), scope.page(page(12, index))?)))
+                .unwrap();
         }
     }
     assert_eq!(source.loads.load(Ordering::Relaxed), 10);
     let stats = manager.stats();
     assert_eq!((stats.misses, stats.evictions), (10, 0));
-    assert_eq!(stats.hits, 50 );
+    assert_eq!(stats.hits, 50);
 }
 
 #[test]
@@ -297,7 +299,7 @@ fn a_swip_reaches_its_page_before_and_after_it_was_followed_evicted_and_publishe
     assert!(matches!(pages.scope(&new, |scope| Ok(scope.follow(&swips[1])?[0])), Err(Error::PageNotFound { .. })));
     // In another store: an error, or a page of that one.
     let other = manager.attach(Arc::clone(&source) as Arc<dyn PageSource>).unwrap();
-    assert!(matches!(other.scope(&state, |scope| Ok(scope.follow(&swips[7])?[0])), Err(Error::PageNotFound { .. })));
+    assert!(matches!(other.scope(&state, |scope| Ok(scope.follow(&swips[7])?[0])), Err(Error::SwipOfAnotherStore)));
 }
 
 #[test]

@@ -55,6 +55,7 @@ struct Summary {
     records_replayed: u64,
     torn_generation_cut: Option<u64>,
     fell_back: bool,
+    bitmap_leaves_made_anew: u64,
 }
 
 impl Arguments {
@@ -85,12 +86,15 @@ impl Arguments {
             records_replayed: recovery.records_replayed,
             torn_generation_cut: recovery.cut.map(|generation| generation.0),
             fell_back: recovery.fell_back,
+            bitmap_leaves_made_anew: recovery.bitmap_leaves_made_anew,
         };
         match output.format {
             Format::Json => output.json("summary", &summary)?,
             Format::Text => output.line(self.said(&summary))?,
         }
         Ok(match report.worst() {
+            // The check mended them for itself; in the file they are as they were.
+            None if summary.bitmap_leaves_made_anew > 0 => Exit::REPAIRABLE,
             None => Exit::DONE,
             Some(Severity::Leak) => Exit::REPAIRABLE,
             Some(Severity::Damage) => Exit::CORRUPT,
@@ -102,7 +106,7 @@ impl Arguments {
             (0, 0) => "nothing wrong".to_owned(),
             (damages, leaks) => format!("{}, {}", counted(damages, "damage"), counted(leaks, "leak")),
         };
-        format!(
+        let mut said = format!(
             "{}: {verdict} at generation {}: {}, {} of them read, {}, {}",
             self.store.display(),
             summary.generation,
@@ -110,7 +114,15 @@ impl Arguments {
             human_bytes(summary.page_bytes),
             counted(summary.nodes, "node"),
             counted(summary.snapshots, "snapshot"),
-        )
+        );
+        if summary.fell_back {
+            said += "; the older checkpoint served, and opening the store for writing makes a new one";
+        }
+        if summary.bitmap_leaves_made_anew > 0 {
+            let leaves = counted(summary.bitmap_leaves_made_anew, "block");
+            said += &format!("; {leaves} of the bitmap damaged, which opening the store for writing makes anew");
+        }
+        said
     }
 }
 

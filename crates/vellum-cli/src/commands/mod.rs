@@ -10,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod readers;
 pub(crate) mod stress;
 
 use serde::Serialize;

@@ -154,3 +154,39 @@ fn no_damage_makes_any_command_panic() {
         assert_eq!(code, 3, "stress verify: exit {code} in round {round}, seed {seed}");
     }
 }
+
+#[test]
+fn readers_are_listed_with_what_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let pager = vellum::Pager::create(&store, &vellum::Options::new()).unwrap();
+    let list = |json: bool| run(["readers", store.to_str().unwrap(), if json { "--json" } else { "-v" }]).expect(0);
+    assert!(list(true).json().is_empty());
+    assert_eq!(list(false).text(), "");
+    let commit = |byte: u8| {
+        let transaction = pager.begin().unwrap();
+        for index in 0..100 {
+            let page = vellum::PageId::new(vellum::SizeClass::MIN, index).unwrap();
+            if byte == 1 {
+                transaction.allocate(vellum::SizeClass::MIN).unwrap();
+            }
+            transaction.write(page).unwrap().fill(byte);
+        }
+        transaction.commit().unwrap();
+    };
+    commit(1);
+    let reader = vellum::ReadOnlyPager::open(&store, &vellum::ReaderOptions::new().name("report")).unwrap();
+    commit(2);
+    let found = list(true).json();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["name"], "report");
+    assert_eq!(found[0]["process"], std::process::id());
+    assert_eq!(found[0]["states"][0]["generation"], reader.generation().0);
+    assert!(found[0]["held_bytes"].as_u64().unwrap() >= 100 * 4096);
+    let text = list(false).text();
+    assert!(text.contains("report") && text.contains(&format!("generation {}", reader.generation().0)), "{text}");
+    drop(reader);
+    assert!(list(true).json().is_empty());
+    run(["readers", folder.path().join("nothing").to_str().unwrap()]).expect(10);
+    drop(pager);
+}

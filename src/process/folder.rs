@@ -1,0 +1,171 @@
+//! The side folder: where it lies, and its files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The name of the writer's file.
+const WRITER: &str = "writer";
+/// What the names of readers' files begin with.
+const READER: &str = "reader-";
+
+/// Which file a descriptor or a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    pub(super) fn of_path(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) => Ok(Some(Self::of(&metadata))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The side folder of one store.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// The permissions of the store's file: who may read it may say so in the folder.
+    mode: u32,
+}
+
+impl Folder {
+    /// The folder of the store at `store`, whether or not it exists. Symbolic links are followed, so that every such
+    /// name leads to the same folder.
+    pub(super) fn of(store: &Path) -> Result<Self> {
+        let failed = |source| Error::Io { operation: "open", path: store.into(), offset: None, source };
+        let store = fs::canonicalize(store).map_err(failed)?;
+        let metadata = fs::metadata(&store).map_err(failed)?;
+        let mut path = store.into_os_string();
+        path.push(".readers");
+        Ok(Self { path: path.into(), mode: metadata.mode() & 0o666 })
+    }
+
+    /// Fails if the store's file has several names: each would have a folder of its own, and a writer and a reader that
+    /// came by different names would not know of each other.
+    pub(super) fn check_only_name(store: &Path) -> Result<()> {
+        let metadata = fs::metadata(store);
+        match metadata.map(|metadata| metadata.nlink()) {
+            Ok(0 | 1) => Ok(()),
+            Ok(_) => {
+                let reason = "the file has several names (hard links); remove all but one, or open it with no readers";
+                Err(Error::SideFolder { path: store.into(), reason })
+            }
+            Err(source) => Err(Error::Io { operation: "stat", path: store.into(), offset: None, source }),
+        }
+    }
+
+    pub(super) fn writer(&self) -> PathBuf {
+        self.path.join(WRITER)
+    }
+
+    /// Makes the folder unless it is there.
+    pub(super) fn make(&self) -> Result<()> {
+        // Who may read and write files may enter as well.
+        let mode = self.mode | (self.mode & 0o444) >> 2;
+        match fs::DirBuilder::new().mode(mode).create(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(self.failed("create", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the folder if nothing is in it.
+    pub(super) fn remove_if_empty(&self) {
+        // If it is not empty, or gone, that is as it should be.
+        let _ = fs::remove_dir(&self.path);
+    }
+
+    /// A new file under a name of its own, and the name.
+    pub(super) fn create_unique(&self, stem: &str) -> io::Result<(File, PathBuf)> {
+        loop {
+            let number = getrandom::u64().map_err(io::Error::other)?;
+            let path = self.path.join(format!("{stem}{}-{number:016x}", std::process::id()));
+            match self.options().create_new(true).open(&path) {
+                Ok(file) => return Ok((file, path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A new file for a reader.
+    pub(super) fn create_reader(&self) -> io::Result<(File, PathBuf)> {
+        self.create_unique(READER)
+    }
+
+    /// The paths of the readers' files; none if the folder is gone.
+    pub(super) fn readers(&self) -> io::Result<Vec<PathBuf>> {
+        self.files(READER)
+    }
+
+    /// The paths of the files whose names begin so; none if the folder is gone.
+    pub(super) fn files(&self, stem: &str) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(stem.as_bytes()) {
+                paths.push(entry.path());
+            }
+        }
+        Ok(paths)
+    }
+
+    /// Opens a file of the folder; `None` if it is not there.
+    pub(super) fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        absent_is_none(self.options().open(path))
+    }
+
+    /// Opens a file of the folder for adding bytes at its end.
+    pub(super) fn open_to_append(&self, path: &Path) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        absent_is_none(options.read(true).append(true).custom_flags(flags()).open(path))
+    }
+
+    /// Opens a file of the folder for looking only.
+    pub(super) fn open_to_read(&self, path: &Path) -> io::Result<Option<File>> {
+        absent_is_none(OpenOptions::new().read(true).custom_flags(flags()).open(path))
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::Io { operation, path: self.path.clone(), offset: None, source }
+    }
+
+    fn options(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(self.mode).custom_flags(flags());
+        options
+    }
+}
+
+/// Links are not followed, and nothing is waited for: what lies in the folder may be anybody's.
+fn flags() -> i32 {
+    use rustix::fs::OFlags;
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32
+}
+
+fn absent_is_none(result: io::Result<File>) -> io::Result<Option<File>> {
+    match result {
+        Err(error) if is_absent(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}

@@ -1,0 +1,84 @@
+//! Pages in frames of a buffer manager.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::buffer::{BufferManager, FrameGuard, Newest, PageSource, ReadState, StorePages};
+use crate::error::{Error, Result};
+use crate::format::{BlockPointer, Codec};
+use crate::id::{Generation, PageId, SizeClass};
+use crate::map::Nodes;
+use crate::store::{PageReader, Pinned, State, read_page};
+
+/// A reader's pages in the buffer.
+#[derive(Debug)]
+pub(super) struct Frames {
+    source: Arc<Source>,
+    pages: StorePages,
+}
+
+/// How the buffer reads the store.
+#[derive(Debug)]
+struct Source {
+    nodes: Arc<Nodes>,
+    /// The state that is shown, or is about to be.
+    newest: Mutex<Arc<State>>,
+}
+
+/// A state, as the buffer asks for it.
+#[derive(Debug)]
+pub(super) struct At<'a> {
+    pub(super) state: &'a Pinned,
+    pub(super) nodes: &'a Nodes,
+}
+
+impl ReadState for At<'_> {
+    fn generation(&self) -> Generation {
+        self.state.generation
+    }
+
+    fn pointer(&self, page: PageId) -> Result<BlockPointer> {
+        let pointer = self.state.pointer(self.nodes, page)?;
+        if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
+    }
+}
+
+impl PageSource for Source {
+    fn newest_pointer(&self, page: PageId) -> Result<BlockPointer> {
+        let newest = Arc::clone(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
+        newest.pointer(&self.nodes, page)
+    }
+
+    fn load(&self, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
+        match target.len() as u64 == page.class().page_bytes() {
+            true => PageReader::new(&self.nodes).read(page, pointer, 0, target),
+            false => read_page(self.nodes.disk().as_ref(), page, pointer, target),
+        }
+    }
+}
+
+impl Frames {
+    pub(super) fn new(buffer: &BufferManager, nodes: &Arc<Nodes>, newest: &State) -> Result<Self> {
+        let newest = Mutex::new(Arc::new(newest.clone()));
+        let source = Arc::new(Source { nodes: Arc::clone(nodes), newest });
+        let pages = buffer.attach(Arc::clone(&source) as _)?;
+        Ok(Self { source, pages })
+    }
+
+    pub(super) fn pages(&self) -> &StorePages {
+        &self.pages
+    }
+
+    /// The pages that differ in a state that is to be shown are not the newest any more.
+    pub(super) fn change(&self, newest: &State, pages: &[PageId]) {
+        *self.source.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(newest.clone());
+        self.pages.publish(newest.generation, &mut pages.iter().map(|page| (*page, Newest::Absent)));
+    }
+
+    /// One chunk of a page above 1 MiB; `None` if it is all zero.
+    pub(super) fn chunk(&self, page: PageId, chunk: &BlockPointer) -> Result<Option<FrameGuard>> {
+        match chunk.codec {
+            Codec::Null | Codec::Zero => Ok(None),
+            _ => self.pages.unit(page, chunk, SizeClass::CHUNK).map(Some),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Where pages of the newest state lie, found in one step: a table by page index beside the trees.
+//!
+//! - **T1** A slot says: from generation `since` on, up to the newest state, the page lies in these blocks, and they
+//!   have been verified. A view at or after `since` may use it; an older one asks its own trees.
+//! - **T2** A refresh first says what the newest generation will be, then forgets the slots of all pages that change,
+//!   then shows the state. A slot is filled only while `newest` is still the generation whose trees were asked; that is
+//!   asked with the slot in hand. So no view of the new state meets a place of the old one.
+
+use std::array;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::id::{Block, Generation, PageId, SizeClass};
+
+/// Slots of a leaf, leaves of a branch, branches of a class: enough for 2^30 pages; others are looked up in the trees.
+const FANOUT: usize = 1 << 10;
+
+/// In a slot's place: somebody has it in hand.
+const BUSY: u64 = u64::MAX;
+/// In a slot's place: nothing is known.
+const EMPTY: u64 = 0;
+/// Where the tag begins: the low bits of `since`, so that a place is never taken for that of another time.
+const TAG_SHIFT: u32 = 48;
+
+type Level<T> = OnceLock<Box<[T]>>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table {
+    classes: [Level<Level<Level<Slot>>>; SizeClass::COUNT],
+    newest: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    place: AtomicU64,
+    since: AtomicU64,
+}
+
+fn tagged(block: Block, since: u64) -> u64 {
+    block.0 | since << TAG_SHIFT
+}
+
+impl Table {
+    pub(super) fn new(newest: Generation) -> Self {
+        Self { classes: array::from_fn(|_| OnceLock::new()), newest: AtomicU64::new(newest.0) }
+    }
+
+    /// The first block of a page in the state of `generation`, if it is known.
+    #[inline]
+    pub(super) fn find(&self, page: PageId, generation: Generation) -> Option<Block> {
+        let slot = self.slot(page)?;
+        let place = slot.place.load(Ordering::Acquire);
+        let since = slot.since.load(Ordering::Acquire);
+        let same = slot.place.load(Ordering::Relaxed) == place;
+        if place == EMPTY || place == BUSY || !same || since > generation.0 {
+            return None;
+        }
+        let block = place & (Block::LIMIT - 1);
+        (place == tagged(Block(block), since)).then_some(Block(block))
+    }
+
+    #[inline]
+    fn slot(&self, page: PageId) -> Option<&Slot> {
+        let (leaf, slot) = (page.index() / FANOUT as u64, (page.index() % FANOUT as u64) as usize);
+        let (branch, leaf) = (usize::try_from(leaf / FANOUT as u64).ok()?, (leaf % FANOUT as u64) as usize);
+        self.classes[page.class().index()].get()?.get(branch)?.get()?.get(leaf)?.get()?.get(slot)
+    }
+
+    fn slot_made(&self, page: PageId) -> Option<&Slot> {
+        fn level<T: Default>() -> Box<[T]> {
+            (0..FANOUT).map(|_| T::default()).collect()
+        }
+        let (leaf, slot) = (page.index() / FANOUT as u64, (page.index() % FANOUT as u64) as usize);
+        let (branch, leaf) = (usize::try_from(leaf / FANOUT as u64).ok()?, (leaf % FANOUT as u64) as usize);
+        let class = self.classes[page.class().index()].get_or_init(level);
+        class.get(branch)?.get_or_init(level).get(leaf)?.get_or_init(level).get(slot)
+    }
+
+    /// Keeps that the page has lain in `block` since the generation `since`, as the trees of the state of `asked` say.
+    pub(super) fn fill(&self, page: PageId, block: Block, since: Generation, asked: Generation) {
+        if asked.0 != self.newest.load(Ordering::Relaxed) || block.0 == 0 || block.0 >= Block::LIMIT - 1 {
+            return;
+        }
+        let Some(slot) = self.slot_made(page) else { return };
+        if slot.place.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        let still = self.newest.load(Ordering::Relaxed) == asked.0 && slot.since.load(Ordering::Relaxed) <= asked.0;
+        let place = match still {
+            true => {
+                slot.since.store(since.0, Ordering::Release);
+                tagged(block, since.0)
+            }
+            false => EMPTY,
+        };
+        slot.place.store(place, Ordering::Release);
+    }
+
+    /// Forgets these pages: they differ in the state of `newest`, which is to be shown.
+    pub(super) fn forget(&self, pages: &[PageId], newest: Generation) {
+        self.announce(newest);
+        pages.iter().filter_map(|page| self.slot(*page)).for_each(|slot| slot.forget(newest));
+    }
+
+    /// Forgets all pages.
+    pub(super) fn forget_all(&self, newest: Generation) {
+        self.announce(newest);
+        let branches = self.classes.iter().filter_map(|class| class.get()).flatten();
+        let leaves = branches.filter_map(|branch| branch.get()).flatten();
+        leaves.filter_map(|leaf| leaf.get()).flatten().for_each(|slot| slot.forget(newest));
+    }
+
+    fn announce(&self, newest: Generation) {
+        self.newest.store(newest.0, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl Slot {
+    fn forget(&self, newest: Generation) {
+        while self.place.swap(BUSY, Ordering::Acquire) == BUSY {
+            std::hint::spin_loop();
+        }
+        self.since.store(newest.0, Ordering::Release);
+        self.place.store(EMPTY, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(index: u64) -> PageId {
+        PageId::new(SizeClass::MIN, index).unwrap()
+    }
+
+    #[test]
+    fn a_place_is_for_views_since_it_is_right() {
+        let table = Table::new(Generation(10));
+        for index in [0, 1, 1023, 1024, 5_000_000] {
+            assert_eq!(table.find(page(index), Generation(10)), None);
+            table.fill(page(index), Block(index + 100), Generation(7), Generation(10));
+            assert_eq!(table.find(page(index), Generation(10)), Some(Block(index + 100)));
+            assert_eq!(table.find(page(index), Generation(7)), Some(Block(index + 100)));
+            assert_eq!(table.find(page(index), Generation(6)), None);
+        }
+        table.forget(&[page(1)], Generation(11));
+        assert_eq!(table.find(page(1), Generation(11)), None);
+        assert_eq!(table.find(page(0), Generation(11)), Some(Block(100)));
+        // Who asked the trees of the old state comes too late.
+        table.fill(page(1), Block(9), Generation(7), Generation(10));
+        assert_eq!(table.find(page(1), Generation(11)), None);
+        table.fill(page(1), Block(55), Generation(11), Generation(11));
+        assert_eq!(table.find(page(1), Generation(11)), Some(Block(55)));
+        assert_eq!(table.find(page(1), Generation(10)), None);
+        table.forget_all(Generation(12));
+        assert!((0..2000).all(|index| table.find(page(index), Generation(12)).is_none()));
+        // Beyond its reach the table knows nothing, and says so.
+        table.fill(page(1 << 30), Block(5), Generation(1), Generation(12));
+        assert_eq!(table.find(page(1 << 30), Generation(12)), None);
+    }
+
+    #[test]
+    fn no_thread_sees_the_place_of_another_time() {
+        let table = Table::new(Generation(1));
+        let shown = AtomicU64::new(1);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while shown.load(Ordering::Acquire) < 20_000 {
+                        let generation = shown.load(Ordering::Acquire);
+                        match table.find(page(3), Generation(generation)) {
+                            // In each state the page lies in the block of the state's number; nothing newer may show.
+                            Some(block) => assert_eq!(block.0, generation),
+                            None => {
+                                table.fill(page(3), Block(generation), Generation(generation), Generation(generation))
+                            }
+                        }
+                    }
+                });
+            }
+            for generation in 2..=20_000 {
+                table.forget(&[page(3)], Generation(generation));
+                shown.store(generation, Ordering::Release);
+            }
+        });
+    }
+}
