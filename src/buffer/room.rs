@@ -141,6 +141,8 @@ impl Room {
     /// Tries to make `bytes` bytes free in the budget, and for a `class` a frame of that instead. True if there is hope
     /// that it worked.
     pub(super) fn make_room(&mut self, inner: &Inner, bytes: usize, class: Option<SizeClass>) -> bool {
+        // Memory for a frame comes in slabs, with what is kept for each of their frames.
+        let bytes = class.map_or(bytes, |class| bytes.max(Self::slab_charge(&self.states[class.index()])));
         let is_enough = |room: &Self| {
             class.is_some_and(|class| room.states[class.index()].free() > 0) || inner.available() >= bytes
         };

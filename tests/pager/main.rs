@@ -5,6 +5,8 @@
 
 mod background;
 mod compression;
+mod concurrent;
+mod group;
 mod history;
 mod large;
 mod opening;
