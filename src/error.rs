@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::{CheckpointNumber, Extent, Generation, PageId};
+use crate::id::{CheckpointNumber, Extent, Generation, PageId, SizeClass};
 
 /// The result of every fallible call of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -371,6 +371,52 @@ pub enum Error {
     /// Another transaction is open, and the caller did not want to wait.
     #[error("another transaction is open")]
     Busy,
+
+    /// Another transaction changed, since this one began, what this one is about to change (or, where it is
+    /// serializable, has read); or it is about to. Drop the transaction and begin again.
+    #[error("conflict: another transaction {} {on}", if *open { "is changing" } else { "has changed" })]
+    Conflict {
+        /// What both want.
+        on: Contended,
+        /// Whether the other one is still open: it may abort.
+        open: bool,
+    },
+
+    /// The view's deadline is over: what it held is let go.
+    #[error("the view of {generation} is beyond its deadline; open another one")]
+    ViewExpired {
+        /// The view's generation.
+        generation: Generation,
+    },
+
+    /// Not committed, since a commit that it was built on was not committed. Begin again.
+    #[error("not committed: a commit that it was built on failed ({reason})")]
+    PredecessorFailed {
+        /// What that one failed with.
+        reason: String,
+    },
+}
+
+/// What transactions can be in each other's way for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Contended {
+    /// A page.
+    Page(PageId),
+    /// The user header.
+    Header,
+    /// Which pages of a size class are allocated.
+    Allocation(SizeClass),
+}
+
+impl std::fmt::Display for Contended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Page(page) => write!(f, "page {page}"),
+            Self::Header => f.write_str("the user header"),
+            Self::Allocation(class) => write!(f, "which pages of {} bytes there are", class.page_bytes()),
+        }
+    }
 }
 
 /// Who holds a part of the memory budget.
@@ -472,6 +518,12 @@ pub enum Fault {
     /// A stored page does not decode to exactly one page.
     #[error("it does not decode: {0}")]
     Undecodable(&'static str),
+    /// A pointer names a codec that this build does not have.
+    #[error("codec {number} is none that this build has; use a newer Vellum, or one with that codec's feature")]
+    UnknownCodec {
+        /// The codec's number.
+        number: u8,
+    },
     /// Two structures claim the same blocks.
     #[error("its blocks belong to something else too")]
     Overlap,

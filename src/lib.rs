@@ -51,18 +51,19 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use error::{Corruption, Error, Fault, Holder, Result, Structure};
+pub use error::{Contended, Corruption, Error, Fault, Holder, Result, Structure};
+pub use format::{CodecId, Compression};
 pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, CacheCounts, Event, Listener, Options, PageGuard, PageMut, Pager, Read, Readers, Savepoint, Scope,
-    ScopedPage, Stats, Transaction, View,
+    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Readers, Savepoint,
+    Scope, Stats, Ticket, Transaction, View,
 };
 pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
-    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
-    VerifyLevel, VerifyReport,
+    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Share,
+    Status, VerifyLevel, VerifyReport,
 };
 
 /// The example of README.md, so that it compiles.

@@ -5,6 +5,8 @@
 
 #[path = "crash/exhaustive.rs"]
 mod exhaustive;
+#[path = "crash/pager.rs"]
+mod pager;
 #[path = "crash/random.rs"]
 mod random;
 #[path = "crash/sampled.rs"]

@@ -166,6 +166,8 @@ impl Room {
         class: Option<SizeClass>,
         refusing: &[u32],
     ) -> bool {
+        // Memory for a frame comes in slabs, with what is kept for each of their frames.
+        let bytes = class.map_or(bytes, |class| bytes.max(Self::slab_charge(&self.states[class.index()])));
         let is_enough = |room: &Self| {
             class.is_some_and(|class| room.states[class.index()].free() > 0) || inner.available() >= bytes
         };

@@ -1,14 +1,17 @@
-//! From a transaction to a commit.
+//! From a transaction to a place in the order of commits.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::group::{Standing, Ticket};
 use super::handle::Shared;
-use super::private::{Content, Private};
-use super::read::{CHUNK_BYTES, Source};
-use super::transaction::Transaction;
+use super::head::Draft;
+use super::options::Background;
+use super::private::{Content, Origin};
+use super::transaction::{Inner, Transaction};
 use crate::error::Result;
 use crate::id::PageId;
-use crate::store::{Committed, Durability, PageReader, State};
+use crate::store::{Committed, Durability};
 
 impl Transaction {
     /// Commits, durably.
@@ -22,6 +25,7 @@ impl Transaction {
     }
 
     /// Commits. A transaction without changes makes no commit and returns the name of the state it began with.
+    /// Transactions that are committed at the same time share one record, and with it one generation and one sync.
     ///
     /// **Durability**: with [`Durability::Durable`], once this returned, no crash can undo the commit, nor any before
     /// it. With [`Durability::Deferred`] a crash may undo it, whole, with everything after it, until
@@ -31,83 +35,97 @@ impl Transaction {
     /// `CommitUnknown`: whether the commit happened is known only when the store is opened again; it is then there
     /// whole, or not at all. After every other error it is **not committed**, and never will be: `NoSpace` (the same
     /// pager commits again once pages or disk space are freed), `PageBorrowed` for a guard that was leaked,
-    /// `Poisoned`, `Closed`, `Io`, `Corrupt`.
+    /// `PredecessorFailed` if it was built on a commit that failed (one that was started and not waited for, or
+    /// another thread's), `Conflict` for a serializable transaction, `Poisoned`, `Closed`, `Io`, `Corrupt`.
     pub fn commit_with(self, durability: Durability) -> Result<Committed> {
-        let Self { head, inner, turn, .. } = self;
-        let inner = inner.into_inner();
-        inner.check_nothing_borrowed()?;
-        let lowest_free = inner.lowest_free();
-        let private = inner.private;
-        let began = Committed { generation: head.generation, incarnation: head.incarnation };
-        // Held, it would keep what this commit replaces, and make the core copy what it could change in place.
-        drop(head);
-        let shared = &turn.handle.shared;
-        if private.changes().is_empty() {
-            if durability == Durability::Durable {
-                shared.sync()?;
-            }
-            return Ok(began);
+        self.sequence(durability)?.wait()
+    }
+
+    /// Starts a durable commit: it has its place in the order, other transactions build on it, and the ticket tells when
+    /// it is done. Several that one thread starts before it waits share a record and a sync.
+    ///
+    /// # Errors
+    /// `PageBorrowed`, `Conflict` and `PredecessorFailed` as of [`Transaction::commit_with`]: then nothing was started.
+    /// `Io` if the pager's thread for such commits cannot be started. Everything else the ticket tells.
+    pub fn commit_start(self) -> Result<Ticket> {
+        self.commit_start_with(Durability::Durable)
+    }
+
+    /// Starts a commit, as [`Transaction::commit_start`], of this durability.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit_start`].
+    pub fn commit_start_with(self, durability: Durability) -> Result<Ticket> {
+        let shared = Arc::clone(&self.turn.handle.shared);
+        let thread = shared.options.background == Background::Thread;
+        if thread {
+            shared.committer.start(&shared)?;
         }
-        let committed = shared.commit(&private, durability)?;
-        *shared.lowest_free.lock().unwrap_or_else(PoisonError::into_inner) = lowest_free;
-        Ok(committed)
+        let ticket = self.sequence(durability)?;
+        if thread {
+            ticket.leave_unattended();
+            shared.committer.wake();
+        }
+        Ok(ticket)
+    }
+
+    /// Gives the transaction its place in the order; its turn ends with that.
+    fn sequence(self, durability: Durability) -> Result<Ticket> {
+        let Self { own, began, claim, turn } = self;
+        let handle = Arc::clone(&turn.handle);
+        let shared = &handle.shared;
+        {
+            let mut inner = own.inner.borrow_mut();
+            inner.check_nothing_borrowed()?;
+            if let Some(error) = inner.failed.take() {
+                return Err(error);
+            }
+        }
+        // Half of what private frames may take.
+        shared.wait_for_room(shared.private_limit_bytes / 2);
+        let at = began.take_sequence();
+        let name = Committed { generation: began.base.generation, incarnation: began.base.incarnation };
+        let Inner { private, reported_bytes, .. } = own.inner.take();
+        if private.is_empty() {
+            shared.private_bytes.fetch_sub(reported_bytes, Ordering::Relaxed);
+            let (_, _, returned) = private.into_parts();
+            shared.indices.give_back(returned.into_iter());
+            shared.head.end_unchanged(at, claim.as_ref())?;
+            return Ok(Ticket::new(handle, Standing::Nothing(name, began.pending.youngest(), durability)));
+        }
+        let bytes = private.memory_bytes();
+        shared.private_bytes.fetch_add(bytes, Ordering::Relaxed);
+        shared.private_bytes.fetch_sub(reported_bytes, Ordering::Relaxed);
+        let (pages, header, returned) = private.into_parts();
+        let mut draft = Draft { pages, header, returned, bytes, durability, allocates: 0 };
+        for (page, private) in &draft.pages {
+            if private.origin == Origin::New || matches!(private.content, Content::Freed) {
+                draft.allocates |= 1 << page.class().index();
+            }
+        }
+        // Held, it would keep what this commit replaces, and make the core copy what it could change in place.
+        drop(began);
+        let (group, sequence) = match shared.head.sequence(at, draft, claim.as_ref()) {
+            Ok(sequenced) => sequenced,
+            Err((error, draft)) => {
+                let is_new = |(_, private): &(&PageId, &super::private::PrivatePage)| private.origin == Origin::New;
+                let new = draft.pages.iter().filter(is_new).map(|(page, _)| *page);
+                shared.indices.give_back(new.chain(draft.returned.iter().copied()));
+                shared.private_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
+        drop(turn);
+        Ok(Ticket::new(handle, Standing::Sequenced(group, sequence)))
     }
 }
 
 impl Shared {
     /// Makes every commit so far durable.
     pub(super) fn sync(&self) -> Result<()> {
+        self.flush();
         let mut core = self.lock()?;
         let result = core.store.sync();
         self.settle(core, result)
-    }
-
-    fn commit(&self, private: &Private, durability: Durability) -> Result<Committed> {
-        let changes = &private.changes();
-        #[cfg(feature = "tracing")]
-        let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
-        let mut core = self.lock()?;
-        let mut result = core.store.commit(changes, durability);
-        if result.as_ref().is_err_and(|error| error.is_no_space()) {
-            let (returned, reclaimed) = self.reclaim(core);
-            core = returned;
-            result = reclaimed.and_then(|()| core.store.commit(changes, durability));
-        }
-        if result.is_ok() {
-            self.keep_committed(private, &core.store.state());
-            core = self.after_commit(core);
-        }
-        self.settle(core, result)
-    }
-
-    /// A writer's pages are warm. What cannot be looked up is not kept, and that is all.
-    fn keep_committed(&self, private: &Private, state: &State) {
-        for (page, content) in private.pages() {
-            let _ = self.keep_content(page, content, state);
-        }
-    }
-
-    fn keep_content(&self, page: PageId, content: &Content, state: &State) -> Result<()> {
-        let Source { nodes, cache } = self.source();
-        match content {
-            Content::Whole(bytes) => {
-                let pointer = state.pointer(nodes, page)?;
-                // A page that came out as zeros has no place, and needs none in the cache.
-                if !pointer.extent().is_empty() {
-                    cache.keep(&pointer, bytes);
-                }
-            }
-            Content::Chunks(chunks, _) if cache.limit_bytes() > CHUNK_BYTES => {
-                let root = state.pointer(nodes, page)?;
-                for (chunk, bytes) in chunks {
-                    let pointer = PageReader::new(nodes).chunk(page, &root, *chunk)?;
-                    if !pointer.extent().is_empty() {
-                        cache.keep(&pointer, bytes);
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 }

@@ -1,23 +1,29 @@
 //! What all handles of one pager share, and the end of it.
 //!
-//! Locks, in the order in which a thread takes them: the turn to write, `core`, then the inner ones of the rooms below.
-//! Nobody waits for the turn while holding `core`, and the events' hook is called with neither `core` nor anything
-//! inside of it held.
+//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, `core`, the head,
+//! the shards of the claims or a class of the indices, then the inner ones of the rooms below. Only `core` is held over
+//! input and output. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with
+//! neither `core` nor anything inside of it held.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::cache::Cache;
+use super::committer::Committer;
+use super::conflict::Claims;
+use super::head::Head;
+use super::indices::Indices;
 use super::maintenance::{Maintenance, Pace};
 use super::options::{Event, Options};
-use super::read::Source;
+use super::pins::Pins;
+use super::publish::{Publisher, Source};
 use super::turn::Turns;
+use crate::buffer::{BudgetReservation, BufferManager, StorePages};
 use crate::error::{Error, Result};
-use crate::id::SizeClass;
+use crate::id::PageId;
 use crate::map::Nodes;
 use crate::process::FileLock;
-use crate::store::{Medium, Published, RecoveryReport, Store};
+use crate::store::{Medium, Published, RecoveryReport, Reserved, Store};
 
 /// The core, and what may be touched only together with it.
 #[derive(Debug)]
@@ -49,12 +55,27 @@ pub(super) struct Shared {
     /// A running checkpoint should not pace itself.
     pub(super) hurry: AtomicBool,
     pub(super) turns: Turns,
-    /// By class, an index below which none is free: where allocation begins to look. Only for who has the turn.
-    pub(super) lowest_free: Mutex<[u64; SizeClass::COUNT]>,
+    pub(super) head: Head,
+    pub(super) claims: Claims,
+    pub(super) indices: Indices,
+    pub(super) committer: Committer,
     pub(super) published: Arc<Published>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) medium: Arc<Medium>,
-    pub(super) cache: Arc<Cache>,
+    pub(super) manager: BufferManager,
+    pub(super) pages: StorePages,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) pins: Arc<Pins>,
+    /// Memory of private frames, and of those that are sequenced and not written.
+    pub(super) private_bytes: AtomicUsize,
+    /// What it should not exceed (M1).
+    pub(super) private_limit_bytes: usize,
+    /// The largest page that may be in memory as a whole.
+    frame_limit_bytes: u64,
+    /// Reserved space that nobody wants any more.
+    pub(super) given_back: Mutex<Vec<Reserved>>,
+    /// The page maps' part of the budget.
+    _map_memory: BudgetReservation,
     pub(super) options: Options,
     pub(super) recovery: RecoveryReport,
     closed: AtomicBool,
@@ -73,12 +94,17 @@ impl Shared {
         recovery: RecoveryReport,
         options: &Options,
         file_lock: Option<FileLock>,
-    ) -> Self {
+    ) -> Result<Self> {
         let (published, nodes, medium) =
             (Arc::clone(store.published()), Arc::clone(store.nodes()), Arc::clone(store.medium()));
         let events = Vec::new();
-        let cache = Arc::new(Cache::new(options.memory_bytes));
-        store.set_stored_pages(Arc::clone(&cache) as _);
+        let manager = options.manager()?;
+        let budget_bytes = manager.budget().limit_bytes();
+        let map_memory = manager.budget().reserve(options.map_bytes(budget_bytes), "page maps")?;
+        let source = Arc::new(Source::new(&nodes, &published));
+        let pages = manager.attach(Arc::clone(&source) as _)?;
+        let publisher = Arc::new(Publisher::new(pages.clone(), source));
+        store.set_publish_hook(Arc::clone(&publisher) as _);
         let maintenance = Maintenance::default();
         let core = Core {
             store,
@@ -90,21 +116,32 @@ impl Shared {
             poison_told: false,
             file_lock,
         };
-        Self {
+        Ok(Self {
             core: Mutex::new(core),
             checkpoint_ended: Condvar::new(),
             work: Condvar::new(),
             hurry: AtomicBool::new(false),
             turns: Turns::default(),
-            lowest_free: Mutex::new([0; SizeClass::COUNT]),
+            head: Head::default(),
+            claims: Claims::default(),
+            indices: Indices::default(),
+            committer: Committer::default(),
             published,
             nodes,
             medium,
-            cache,
+            manager,
+            pages,
+            publisher,
+            pins: Arc::default(),
+            private_bytes: AtomicUsize::new(0),
+            private_limit_bytes: budget_bytes / 2,
+            frame_limit_bytes: (budget_bytes - options.map_bytes(budget_bytes)) as u64,
+            given_back: Mutex::default(),
+            _map_memory: map_memory,
             options: options.clone(),
             recovery,
             closed: AtomicBool::new(false),
-        }
+        })
     }
 
     /// The core, if the pager is open and whole.
@@ -119,10 +156,11 @@ impl Shared {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        match core.broken {
-            Some(reason) => Err(Error::Poisoned { path: self.medium.path().into(), reason: reason.to_owned() }),
-            None => Ok(()),
-        }
+        core.broken.map_or(Ok(()), |reason| Err(self.poisoned(reason)))
+    }
+
+    pub(super) fn poisoned(&self, reason: &'static str) -> Error {
+        Error::Poisoned { path: self.medium.path().into(), reason: reason.to_owned() }
     }
 
     /// The core, whatever became of it. A thread that panicked with it in its hands may have left it half changed.
@@ -157,8 +195,12 @@ impl Shared {
         result
     }
 
-    pub(super) fn source(&self) -> Source<'_> {
-        Source { nodes: &self.nodes, cache: &self.cache }
+    /// Fails if the page as a whole is more than may be held in memory.
+    pub(super) fn check_budget(&self, page: PageId) -> Result<()> {
+        match page.class().page_bytes() > self.frame_limit_bytes {
+            true => Err(Error::PageExceedsBudget { page }),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -185,9 +227,14 @@ impl Handle {
         Self { shared, thread: Mutex::new(thread) }
     }
 
-    /// Ends the background thread, makes a checkpoint, and gives the file's lock back. The second time it does nothing.
+    /// Commits what is pending, ends the threads, makes a checkpoint, and gives the file's lock back. The second time it
+    /// does nothing.
     pub(super) fn shut(&self) -> Result<()> {
         let shared = &self.shared;
+        if !shared.is_closed() {
+            shared.flush();
+        }
+        shared.committer.stop();
         {
             let mut core = shared.lock_anyway();
             if shared.closed.swap(true, Ordering::AcqRel) {
@@ -206,9 +253,7 @@ impl Handle {
         }
         let core = shared.lock_anyway();
         let (mut core, result) = match core.broken {
-            Some(reason) => {
-                (core, Err(Error::Poisoned { path: shared.medium.path().into(), reason: reason.to_owned() }))
-            }
+            Some(reason) => (core, Err(shared.poisoned(reason))),
             None => shared.checkpoint(core, Pace::Full),
         };
         core.ended = true;

@@ -30,15 +30,26 @@
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 
-pub(crate) mod cache;
+mod bytes;
 mod commit;
+mod committer;
+mod conflict;
+mod encode;
+mod group;
 mod guard;
 mod handle;
+mod head;
+mod indices;
 mod maintenance;
+mod memory;
 mod open;
 mod options;
+mod pending;
+mod pins;
 mod private;
+mod publish;
 pub(crate) mod read;
+mod sight;
 mod snapshots;
 mod transaction;
 mod turn;
@@ -47,16 +58,20 @@ mod view;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub use cache::CacheCounts;
+pub use conflict::Isolation;
+pub use group::Ticket;
 pub use guard::PageMut;
 pub use options::{Background, Event, Listener, Options, Readers};
+pub use pins::{Pin, PinKind};
 pub use private::Savepoint;
 pub use read::{PageGuard, Read};
 pub use transaction::Transaction;
-pub use view::{Scope, ScopedPage, View};
+pub use view::{Scope, View};
 
+use crate::buffer::{BufferManager, BufferStats};
 use crate::error::Result;
 use crate::id::Generation;
 use crate::store::{
@@ -65,7 +80,7 @@ use crate::store::{
 };
 use handle::Handle;
 use maintenance::Pace;
-use turn::{Patience, Turn};
+use turn::{Kind, Patience, Turn};
 
 /// An open store. Clones are handles of the same one; when the last of them, and of its views and transactions, is
 /// dropped, the store is closed as well as that can be done without anybody to report to.
@@ -81,12 +96,20 @@ pub struct Stats {
     pub status: Status,
     /// What the store has done.
     pub counters: Counters,
-    /// The cache of page buffers.
-    pub cache: CacheCounts,
-    /// How many states are held: by views and their clones, and by the open transaction.
+    /// The memory, of all pagers that share it.
+    pub buffer: BufferStats,
+    /// Bytes of private frames: what open transactions have changed, and what is committed and not written yet.
+    pub dirty_bytes: usize,
+    /// Of these, bytes of transactions that are committed and not written yet.
+    pub pending_bytes: usize,
+    /// Blocks of the file that hold spilled pages of open transactions.
+    pub spilled_blocks: u64,
+    /// How many states are held: by views and their clones, and by open transactions.
     pub states_held: usize,
     /// The oldest generation held.
     pub oldest_held: Option<Generation>,
+    /// Who holds a state for longest.
+    pub oldest_pin: Option<Pin>,
 }
 
 impl Pager {
@@ -100,37 +123,62 @@ impl Pager {
         self.handle.shared.medium.path()
     }
 
-    /// Begins a transaction, as soon as no other is open.
+    /// Begins a serial transaction, as soon as no other is open, in the order of asking. It never conflicts.
+    ///
+    /// It begins with everything that was committed, or whose commit was started, before.
     ///
     /// # Errors
     /// `Closed`.
     pub fn begin(&self) -> Result<Transaction> {
-        self.begin_with(Patience::Endless)
+        self.begin_serial(Patience::Endless)
     }
 
-    /// Begins a transaction, if no other is open.
+    /// Begins a serial transaction, if no other is open.
     ///
     /// # Errors
     /// `Busy` if one is; `Closed`.
     pub fn try_begin(&self) -> Result<Transaction> {
-        self.begin_with(Patience::None)
+        self.begin_serial(Patience::None)
     }
 
-    /// Begins a transaction, if no other is open any more within `limit`.
+    /// Begins a serial transaction, if no other is open any more within `limit`.
     ///
     /// # Errors
     /// `Busy` if one still is; `Closed`.
     pub fn begin_timeout(&self, limit: Duration) -> Result<Transaction> {
-        self.begin_with(Patience::for_duration(limit))
+        self.begin_serial(Patience::for_duration(limit))
     }
 
-    fn begin_with(&self, patience: Patience) -> Result<Transaction> {
-        Transaction::new(Turn::take(&self.handle, patience)?)
+    /// Begins a transaction that runs beside others of the kind, as soon as no serial one is open. To change what another
+    /// one changes is a `Conflict`, at once.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn begin_concurrent(&self, isolation: Isolation) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Concurrent, Patience::Endless)?, Some(isolation))
+    }
+
+    /// As [`Pager::begin_concurrent`], if no serial transaction is open or waited for.
+    ///
+    /// # Errors
+    /// `Busy` if one is; `Closed`.
+    pub fn try_begin_concurrent(&self, isolation: Isolation) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Concurrent, Patience::None)?, Some(isolation))
+    }
+
+    fn begin_serial(&self, patience: Patience) -> Result<Transaction> {
+        Transaction::new(Turn::take(&self.handle, Kind::Serial, patience)?, None)
     }
 
     /// A view of the newest committed state. Waits for nobody's input or output.
     pub fn view(&self) -> View {
         View::new(Arc::clone(&self.handle), self.handle.shared.published.pin())
+    }
+
+    /// As [`Pager::view`], for no longer than `limit`: after that, reading fails with `ViewExpired`, and what the view
+    /// held can be used again from the next commit on.
+    pub fn view_with_deadline(&self, limit: Duration) -> View {
+        View::with_deadline(Arc::clone(&self.handle), self.handle.shared.published.pin(), limit)
     }
 
     /// Makes every commit so far durable.
@@ -179,8 +227,9 @@ impl Pager {
     /// # Errors
     /// Only what keeps it from going on at all: findings are in the report. `Closed`.
     pub fn verify(&self, level: VerifyLevel, progress: &mut dyn FnMut(u64)) -> Result<VerifyReport> {
-        let _turn = Turn::take(&self.handle, Patience::Endless)?;
+        let _turn = Turn::take(&self.handle, Kind::Serial, Patience::Endless)?;
         let shared = &self.handle.shared;
+        shared.flush();
         let mut core = shared.without_checkpoint(shared.lock()?);
         shared.check(&core)?;
         let result = core.store.verify(level, progress);
@@ -193,7 +242,30 @@ impl Pager {
         let (states_held, oldest_held) = shared.published.held();
         let mut core = shared.lock_anyway();
         let (status, counters) = (core.store.status(), core.store.counters());
-        Stats { status, counters, cache: shared.cache.counts(), states_held, oldest_held }
+        let spilled_blocks = core.store.blocks_reserved();
+        drop(core);
+        Stats {
+            status,
+            counters,
+            buffer: shared.manager.stats(),
+            dirty_bytes: shared.private_bytes.load(Ordering::Relaxed),
+            pending_bytes: shared.head.pending_bytes(),
+            spilled_blocks,
+            states_held,
+            oldest_held,
+            oldest_pin: shared.pins.list().into_iter().next(),
+        }
+    }
+
+    /// Who holds which state, the longest first: views, snapshots that are read, open transactions.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.handle.shared.pins.expire();
+        self.handle.shared.pins.list()
+    }
+
+    /// The buffer manager that the pager's memory is of, to be shared with others.
+    pub fn buffer(&self) -> &BufferManager {
+        &self.handle.shared.manager
     }
 
     /// Calls `read` with the core, for tools that look at the file's structures. Nothing else can be done meanwhile.
@@ -212,7 +284,7 @@ impl Pager {
     /// of the last sync and checkpoint; the store is closed all the same. That there is no space for a checkpoint is no
     /// error.
     pub fn close(self) -> Result<()> {
-        let turn = Turn::take(&self.handle, Patience::None)?;
+        let turn = Turn::take(&self.handle, Kind::Serial, Patience::None)?;
         let result = self.handle.shut();
         drop(turn);
         result
@@ -231,4 +303,5 @@ const _: () = {
     shared_between_threads::<Pager>();
     sent_to_threads::<Transaction>();
     sent_to_threads::<Savepoint>();
+    sent_to_threads::<Ticket>();
 };

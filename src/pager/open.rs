@@ -108,7 +108,7 @@ impl Pager {
 
     fn start(store: Store, report: RecoveryReport, options: &Options, lock: Option<FileLock>) -> Result<Self> {
         let opened = Event::Opened(report.clone());
-        let shared = Arc::new(Shared::new(store, report, options, lock));
+        let shared = Arc::new(Shared::new(store, report, options, lock)?);
         let thread = match options.background {
             Background::Inline => None,
             Background::Thread => {

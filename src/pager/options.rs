@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::encode::Policy;
+use crate::buffer::BufferManager;
 use crate::disk::Caching;
 use crate::error::{Error, Result};
-use crate::id::BLOCK_BYTES;
+use crate::format::Compression;
+use crate::id::{BLOCK_BYTES, SizeClass};
 use crate::store::{CheckpointReport, MakeStrategy, NewSpace, RecoveryReport, Settings};
 
 /// Bytes that a decoded node of a tree takes in memory, about.
@@ -77,11 +80,14 @@ impl fmt::Debug for Hook {
 /// everything else may differ from open to open.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub(super) memory_bytes: usize,
+    memory_bytes: usize,
+    manager: Option<BufferManager>,
+    map_memory_bytes: Option<usize>,
     pub(super) background: Background,
     pub(super) caching: Caching,
     pub(super) clean_target_percent: u8,
     pub(super) hook: Hook,
+    pub(super) compression: Policy,
     pub(super) readers: Readers,
     checkpoint_log_bytes: Option<u64>,
     log_segment_bytes: Option<u32>,
@@ -95,10 +101,13 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,
+            manager: None,
+            map_memory_bytes: None,
             background: Background::default(),
             caching: Caching::Buffered,
             clean_target_percent: 1,
             hook: Hook::default(),
+            compression: Policy::default(),
             readers: Readers::default(),
             checkpoint_log_bytes: None,
             log_segment_bytes: None,
@@ -116,18 +125,38 @@ impl Options {
         Self::default()
     }
 
-    /// How many bytes of page buffers may be kept for reading (default 64 MiB). A page that is larger can be read and
-    /// written in parts only. What an open transaction has changed, and what guards hold, comes on top.
+    /// How many bytes of memory the pager may take (default 64 MiB, at least 1 MiB): for pages that are read, for what
+    /// open transactions have changed, for nodes of the page maps. What finds no room is evicted, or spilled to the file.
+    /// A page that is larger can be read and written in parts only.
     pub fn memory(mut self, bytes: usize) -> Self {
-        self.memory_bytes = bytes;
+        (self.memory_bytes, self.manager) = (bytes, None);
         self
     }
 
-    /// About how many bytes of the page maps' nodes may be kept (default 112 MiB, enough for the maps of 11 GB of 4 KiB
-    /// pages). A checkpoint is also made when four times as much of them has changed.
-    pub fn map_memory(mut self, bytes: usize) -> Self {
-        self.settings.cached_nodes = bytes / NODE_MEMORY_BYTES;
+    /// Takes the memory from a manager that other pagers may share.
+    pub fn buffer(mut self, manager: &BufferManager) -> Self {
+        self.manager = Some(manager.clone());
         self
+    }
+
+    /// About how many bytes of the memory are for the page maps' nodes (default: an eighth; 1 MiB is enough for the maps
+    /// of 100 MB of 4 KiB pages). A checkpoint is also made when four times as much of them has changed.
+    pub fn map_memory(mut self, bytes: usize) -> Self {
+        self.map_memory_bytes = Some(bytes);
+        self
+    }
+
+    /// The manager to take memory from.
+    pub(super) fn manager(&self) -> Result<BufferManager> {
+        match &self.manager {
+            Some(manager) => Ok(manager.clone()),
+            None => BufferManager::new(self.memory_bytes),
+        }
+    }
+
+    /// Bytes for the page maps' nodes, of a budget of so many.
+    pub(super) fn map_bytes(&self, budget_bytes: usize) -> usize {
+        self.map_memory_bytes.unwrap_or(budget_bytes / 8).min(budget_bytes / 2)
     }
 
     /// Whose store this is, and the version of the application's own format. A store of another application is
@@ -208,6 +237,23 @@ impl Options {
         self
     }
 
+    /// How pages are stored that are written from now on (default: as they are). It may differ from open to open; what is
+    /// stored stays as it is until it is written again, and can be read whatever the choice. Pages of 4 KiB, and those
+    /// that would not get a block (4 KiB) shorter, are stored as they are.
+    ///
+    /// The first commit that uses a codec writes the newest superblock again with the codec's feature bit: builds of
+    /// Vellum without the codec refuse the store from then on.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression.set(compression);
+        self
+    }
+
+    /// How pages of one class are stored, whatever [`Options::compression`] says of the others.
+    pub fn compression_of(mut self, class: SizeClass, compression: Compression) -> Self {
+        self.compression.set_class(class, compression);
+        self
+    }
+
     /// What is to hear of events. It is called on the thread that an event happens on, with no lock of the pager held
     /// but, in a commit, the turn to write: it may read and ask for statistics, and must not begin a transaction.
     pub fn events(mut self, hook: Arc<Listener>) -> Self {
@@ -218,6 +264,8 @@ impl Options {
     /// The same for the core, in blocks.
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = self.settings.clone();
+        let budget_bytes = self.manager.as_ref().map_or(self.memory_bytes, |manager| manager.budget().limit_bytes());
+        settings.cached_nodes = self.map_bytes(budget_bytes) / NODE_MEMORY_BYTES;
         settings.grows_ahead = self.background == Background::Thread;
         if self.clean_target_percent > 50 {
             let reason = "more than 50 percent cannot be kept free";

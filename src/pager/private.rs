@@ -4,22 +4,28 @@
 //! - **W2** `returned` holds exactly the indices that the transaction took and gave back; they are taken again first,
 //!   lowest first.
 //! - **W3** Undoing the newest savepoint's segment gives the state that the savepoint was made in. A page is noted in a
-//!   segment once, with what it was before its first change after the savepoint. Buffers are shared, not copied: who
+//!   segment once, with what it was before its first change after the savepoint. Frames are shared, not copied: who
 //!   changes one that somebody shares makes a copy first.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
+use super::bytes::{Bytes, Spill};
+use super::memory::Unit;
+use super::pending::Member;
+use crate::buffer::Frame;
 use crate::error::{Error, Result};
+use crate::format::Compression;
 use crate::id::{PageId, SizeClass};
-use crate::store::{Changes, PageChange};
+use crate::store::{self, Changes, PageChange};
 
 /// Where a transaction has a page from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// The transaction allocated it.
     New,
-    /// The state that the transaction began with has it.
+    /// What the transaction began with has it.
     Committed,
 }
 
@@ -29,36 +35,23 @@ pub(super) enum Content {
     /// Every byte is zero.
     Zero,
     /// These are its bytes: for classes up to 1 MiB.
-    Whole(Arc<[u8]>),
+    Whole(Bytes),
     /// These chunks of it have these bytes: for classes above 1 MiB.
-    Chunks(BTreeMap<u32, Arc<[u8]>>, Others),
+    Chunks(BTreeMap<u32, Bytes>, Others),
     /// It is freed.
     Freed,
+    /// As it is in the state that the commit made; only of a transaction whose commit is published.
+    Published,
 }
 
-impl Content {
-    /// As the core wants it.
-    fn change(&self) -> PageChange<'_> {
-        match self {
-            Self::Zero => PageChange::Zero,
-            Self::Whole(bytes) => PageChange::Whole(bytes[..].into()),
-            Self::Chunks(chunks, Others::Committed) => PageChange::Chunks(borrowed(chunks)),
-            Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
-            Self::Freed => PageChange::Free,
-        }
-    }
-}
-
-/// The chunks' bytes, where they are.
-fn borrowed(chunks: &BTreeMap<u32, Arc<[u8]>>) -> BTreeMap<u32, crate::store::Content<'_>> {
-    chunks.iter().map(|(number, bytes)| (*number, bytes[..].into())).collect()
-}
+/// What became of pages.
+pub(super) type Pages = BTreeMap<PageId, PrivatePage>;
 
 /// What the chunks are that a page's content does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
-    /// What they were when the transaction began.
-    Committed,
+    /// What they are below: in what is pending, or published, when the transaction began.
+    Below,
     /// Zero.
     Zero,
 }
@@ -68,6 +61,10 @@ pub(super) enum Others {
 pub(super) struct PrivatePage {
     pub(super) origin: Origin,
     pub(super) content: Content,
+    /// When it was changed last, counted in changes of the transaction.
+    pub(super) changed: u64,
+    /// How it is to be stored, if that was said.
+    compression: Option<Compression>,
 }
 
 /// A point in a transaction that it can go back to. Dropping it gives up that possibility, and the memory it takes.
@@ -91,10 +88,15 @@ struct Segment {
 /// What a transaction has changed so far.
 #[derive(Debug, Default)]
 pub(super) struct Private {
-    pages: BTreeMap<PageId, PrivatePage>,
+    pages: Pages,
+    /// Bytes of memory of the pages.
+    memory_bytes: usize,
+    changes: u64,
     header: Option<Arc<[u8]>>,
     returned: [BTreeSet<u64>; SizeClass::COUNT],
     segments: Vec<Segment>,
+    /// What was said of how pages are to be stored; savepoints do not undo it.
+    compression: HashMap<PageId, Compression>,
 }
 
 impl Private {
@@ -102,11 +104,8 @@ impl Private {
         self.pages.get(&page)
     }
 
-    /// The first page of `class` from `index` on that the transaction allocated.
-    pub(super) fn next_new(&self, class: SizeClass, index: u64) -> Option<u64> {
-        let first = PageId::new(class, index)?;
-        let in_class = self.pages.range(first..).take_while(|(page, _)| page.class() == class);
-        in_class.filter(|(_, private)| private.origin == Origin::New).map(|(page, _)| page.index()).next()
+    pub(super) fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     pub(super) fn header(&self) -> Option<&Arc<[u8]>> {
@@ -118,30 +117,58 @@ impl Private {
         self.returned[class.index()].first().copied()
     }
 
-    /// The lowest index that will be free again when this is committed.
-    pub(super) fn lowest_freed(&self, class: SizeClass) -> Option<u64> {
-        let first = PageId::new(class, 0)?;
-        let in_class = self.pages.range(first..).take_while(|(page, _)| page.class() == class);
-        in_class.filter(|(_, private)| matches!(private.content, Content::Freed)).map(|(page, _)| page.index()).next()
-    }
-
     /// Sets what a page is, or with `None` makes it what it was when the transaction began.
-    pub(super) fn set(&mut self, page: PageId, private: Option<PrivatePage>) {
+    pub(super) fn set(&mut self, page: PageId, mut private: Option<PrivatePage>) {
         self.note(page);
+        self.changes += 1;
+        if let Some(private) = &mut private {
+            private.changed = self.changes;
+        }
         self.replace(page, private);
     }
 
-    /// Takes a page's buffer out, so that it can be changed without a copy. Whoever takes it sets the page again.
-    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Arc<[u8]>> {
+    /// Takes a page's bytes out, so that they can be changed. Whoever takes them sets the page again.
+    pub(super) fn take_whole(&mut self, page: PageId) -> Option<Bytes> {
         self.note(page);
         let content = &mut self.pages.get_mut(&page)?.content;
         match std::mem::replace(content, Content::Zero) {
-            Content::Whole(bytes) => Some(bytes),
+            Content::Whole(bytes) => {
+                self.memory_bytes -= bytes.memory_bytes();
+                Some(bytes)
+            }
             other => {
                 *content = other;
                 None
             }
         }
+    }
+
+    /// Puts taken bytes back, as they were before.
+    pub(super) fn put_back(&mut self, page: PageId, bytes: Bytes) {
+        if let Some(private) = self.pages.get_mut(&page) {
+            self.memory_bytes += bytes.memory_bytes();
+            private.content = Content::Whole(bytes);
+        }
+    }
+
+    /// A page's or chunk's bytes are not in memory any more.
+    pub(super) fn spilled(&mut self, (page, chunk): Unit, spill: Arc<Spill>) {
+        let Some(private) = self.pages.get_mut(&page) else { return };
+        let bytes = match (&mut private.content, chunk) {
+            (Content::Whole(bytes), None) => bytes,
+            (Content::Chunks(chunks, _), Some(chunk)) => match chunks.get_mut(&chunk) {
+                Some(bytes) => bytes,
+                None => return,
+            },
+            _ => return,
+        };
+        self.memory_bytes -= bytes.memory_bytes();
+        *bytes = Bytes::Spilled(spill);
+    }
+
+    /// Bytes of memory that the pages take; what only savepoints have is not counted.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     pub(super) fn set_header(&mut self, header: Arc<[u8]>) {
@@ -178,17 +205,27 @@ impl Private {
         Ok(())
     }
 
-    /// Everything, as the core wants it: the bytes stay where they are.
-    pub(super) fn changes(&self) -> Changes<'_> {
-        let mut changes = Changes::default();
-        changes.pages = self.pages.iter().map(|(page, private)| (*page, private.content.change())).collect();
-        changes.header = self.header.as_ref().map(|header| header.to_vec());
-        changes
+    pub(super) fn set_compression(&mut self, page: PageId, compression: Compression) {
+        self.compression.insert(page, compression);
     }
 
-    /// What the transaction has made of each page.
-    pub(super) fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
-        self.pages.iter().map(|(page, private)| (*page, &private.content))
+    /// Whether nothing is changed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty() && self.header.is_none()
+    }
+
+    /// Pages, header, and the pages whose indices are given back.
+    pub(super) fn into_parts(mut self) -> (Pages, Option<Arc<[u8]>>, Vec<PageId>) {
+        let in_class = |(class, indices): (SizeClass, BTreeSet<u64>)| {
+            indices.into_iter().filter_map(move |index| PageId::new(class, index))
+        };
+        for (page, compression) in self.compression {
+            if let Some(private) = self.pages.get_mut(&page) {
+                private.compression = Some(compression);
+            }
+        }
+        let returned = SizeClass::all().zip(self.returned).flat_map(in_class).collect();
+        (self.pages, self.header, returned)
     }
 
     /// Notes what a page is, if a savepoint wants to know.
@@ -202,10 +239,12 @@ impl Private {
     fn replace(&mut self, page: PageId, private: Option<PrivatePage>) {
         let is_new = |private: &Option<PrivatePage>| matches!(private, Some(PrivatePage { origin: Origin::New, .. }));
         let will_be_new = is_new(&private);
+        self.memory_bytes += private.as_ref().map_or(0, PrivatePage::memory_bytes);
         let was = match private {
             Some(private) => self.pages.insert(page, private),
             None => self.pages.remove(&page),
         };
+        self.memory_bytes -= was.as_ref().map_or(0, PrivatePage::memory_bytes);
         let returned = &mut self.returned[page.class().index()];
         match (is_new(&was), will_be_new) {
             (true, false) => drop(returned.insert(page.index())),
@@ -226,21 +265,160 @@ impl Private {
     }
 }
 
+impl PrivatePage {
+    pub(super) fn new(origin: Origin, content: Content) -> Self {
+        Self { origin, content, changed: 0, compression: None }
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.content.units().map(Bytes::memory_bytes).sum()
+    }
+
+    /// Puts what a later transaction made of the page over this; `None` if the page was never there.
+    fn overlaid(mut self, later: &Self) -> Option<Self> {
+        self.compression = later.compression;
+        self.content = match (self.content, &later.content) {
+            (_, Content::Freed) if self.origin == Origin::New => return None,
+            (Content::Chunks(mut chunks, others), Content::Chunks(changed, Others::Below)) => {
+                chunks.extend(changed.iter().map(|(chunk, bytes)| (*chunk, bytes.clone())));
+                Content::Chunks(chunks, others)
+            }
+            (_, Content::Chunks(changed, Others::Below)) => Content::Chunks(changed.clone(), Others::Zero),
+            (_, later) => later.clone(),
+        };
+        Some(self)
+    }
+}
+
+/// A member that is to be committed, with what it changed.
+#[derive(Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) member: &'a Member,
+    pub(super) pages: Arc<Pages>,
+}
+
+/// What members of a group changed together.
+#[derive(Debug)]
+pub(super) struct Together<'a> {
+    pages: Cow<'a, Pages>,
+    header: Option<&'a Arc<[u8]>>,
+}
+
+impl<'a> Together<'a> {
+    /// Puts what the members changed over each other, oldest first.
+    pub(super) fn new(members: &[&'a Candidate<'a>]) -> Self {
+        let header = members.iter().rev().find_map(|candidate| candidate.member.header.as_ref());
+        if let [candidate] = members {
+            return Self { pages: Cow::Borrowed(&candidate.pages), header };
+        }
+        let mut pages = Pages::new();
+        for (page, private) in members.iter().flat_map(|candidate| &*candidate.pages) {
+            let together = match pages.remove(page) {
+                None => Some(private.clone()),
+                Some(before) => before.overlaid(private),
+            };
+            if let Some(together) = together {
+                pages.insert(*page, together);
+            }
+        }
+        Self { pages: Cow::Owned(pages), header }
+    }
+
+    /// Whether any of it lies in reserved space.
+    pub(super) fn is_spilled(&self) -> bool {
+        self.spills().next().is_some()
+    }
+
+    /// The commit has made the reserved space the pages'.
+    pub(super) fn take_over(&self) {
+        self.spills().for_each(|spill| spill.taken_over());
+    }
+
+    fn spills(&self) -> impl Iterator<Item = &Arc<Spill>> {
+        self.pages().flat_map(|(_, content)| content.units()).filter_map(|bytes| match bytes {
+            Bytes::Spilled(spill) => Some(spill),
+            Bytes::Frame(_) => None,
+        })
+    }
+
+    /// The frames of pages that are one, in rising order.
+    pub(super) fn frames(&self) -> Vec<(PageId, Frame)> {
+        let whole = |(page, content): (PageId, &Content)| match content {
+            Content::Whole(bytes) => Some((page, bytes.frame()?.clone())),
+            _ => None,
+        };
+        self.pages().filter_map(whole).collect()
+    }
+
+    /// What became of each page.
+    fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
+        self.pages.iter().map(|(page, private)| (*page, &private.content))
+    }
+
+    /// How the page is to be stored, if that was said.
+    pub(super) fn compression(&self, page: PageId) -> Option<Compression> {
+        self.pages.get(&page)?.compression
+    }
+
+    /// Everything, as the core wants it: the bytes stay where they are.
+    pub(super) fn changes(&self) -> Changes<'_> {
+        let mut changes = Changes::default();
+        changes.pages = self.pages().map(|(page, content)| (page, content.change())).collect();
+        changes.header = self.header.map(|header| header.to_vec());
+        changes
+    }
+}
+
+impl Content {
+    /// The bytes of the page, or of its chunks.
+    pub(super) fn units(&self) -> impl Iterator<Item = &Bytes> {
+        let (whole, chunks) = match self {
+            Self::Whole(bytes) => (Some(bytes), None),
+            Self::Chunks(chunks, _) => (None, Some(chunks.values())),
+            Self::Zero | Self::Freed | Self::Published => (None, None),
+        };
+        whole.into_iter().chain(chunks.into_iter().flatten())
+    }
+
+    /// As the core wants it.
+    fn change(&self) -> PageChange<'_> {
+        match self {
+            Self::Zero => PageChange::Zero,
+            Self::Whole(bytes) => PageChange::Whole(bytes.content()),
+            Self::Chunks(chunks, Others::Below) => PageChange::Chunks(borrowed(chunks)),
+            Self::Chunks(chunks, Others::Zero) => PageChange::OnlyChunks(borrowed(chunks)),
+            Self::Freed => PageChange::Free,
+            // Not of a transaction that is still to be committed.
+            Self::Published => PageChange::Chunks(BTreeMap::new()),
+        }
+    }
+}
+
+/// The chunks' bytes, where they are.
+fn borrowed(chunks: &BTreeMap<u32, Bytes>) -> BTreeMap<u32, store::Content<'_>> {
+    chunks.iter().map(|(number, bytes)| (*number, bytes.content())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::BufferManager;
 
     fn page(index: u64) -> PageId {
         PageId::new(SizeClass::MIN, index).unwrap()
     }
 
     fn new_page(byte: u8) -> Option<PrivatePage> {
-        Some(PrivatePage { origin: Origin::New, content: Content::Whole(vec![byte; 4096].into()) })
+        let manager = BufferManager::new(1 << 20).unwrap();
+        let mut frame = manager.frame(SizeClass::MIN).unwrap();
+        frame.get_mut().unwrap().fill(byte);
+        Some(PrivatePage::new(Origin::New, Content::Whole(Bytes::Frame(frame))))
     }
 
     fn first_byte(private: &Private, index: u64) -> Option<u8> {
         match &private.get(page(index))?.content {
-            Content::Whole(bytes) => Some(bytes[0]),
+            Content::Whole(Bytes::Frame(frame)) => Some(frame[0]),
             _ => None,
         }
     }

@@ -4,15 +4,18 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::cache::Cache;
+use super::bytes::Held;
+use super::handle::Shared;
+use crate::buffer::{FrameGuard, ReadState};
+use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId, checksum};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::map::Nodes;
-use crate::store::{PageReader, State, read_part};
+use crate::store::{PageReader, State, read_page};
 
 /// Bytes of a chunk of a large page.
-pub(super) const CHUNK_BYTES: usize = SizeClass::CHUNK.page_bytes() as usize;
+pub(crate) const CHUNK_BYTES: usize = SizeClass::CHUNK.page_bytes() as usize;
 
 /// What can be read: a [`View`](super::View), or a [`Transaction`](super::Transaction), which sees its own changes.
 ///
@@ -23,7 +26,8 @@ pub trait Read {
     /// The whole page, as it is now: what is written later does not show in the guard.
     ///
     /// # Errors
-    /// `PageExceedsBudget` if the page is larger than the memory given to the pager; those of the trait.
+    /// `PageExceedsBudget` if the page is larger than the memory budget; `BudgetExhausted`, which says who holds what, if
+    /// nothing can be evicted for it; those of the trait.
     fn page(&self, page: PageId) -> Result<PageGuard>;
 
     /// Fills `target` with the page's bytes from byte `offset` on. Of pages above 1 MiB only the chunks (of 1 MiB each)
@@ -51,30 +55,21 @@ pub trait Read {
 }
 
 /// The bytes of a page as they were when it was read. Owned: it outlives what it was read from, and may be sent to
-/// other threads.
+/// other threads. What it holds is not evicted.
 #[derive(Clone)]
 pub struct PageGuard {
     page: PageId,
-    bytes: Bytes,
-}
-
-/// Where a guard's bytes are.
-#[derive(Clone)]
-enum Bytes {
-    /// In a buffer.
-    Buffer(Arc<[u8]>),
-    /// Somewhere that somebody else keeps as it is.
-    Lent(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    bytes: Held,
 }
 
 impl PageGuard {
-    pub(crate) fn new(page: PageId, bytes: Arc<[u8]>) -> Self {
-        Self { page, bytes: Bytes::Buffer(bytes) }
+    pub(super) fn new(page: PageId, bytes: Held) -> Self {
+        Self { page, bytes }
     }
 
     /// A guard of bytes that `owner` keeps as they are.
     pub(crate) fn lent(page: PageId, owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        Self { page, bytes: Bytes::Lent(owner) }
+        Self { page, bytes: Held::Lent(owner) }
     }
 
     /// The page.
@@ -86,17 +81,15 @@ impl PageGuard {
 impl Deref for PageGuard {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Buffer(bytes) => bytes,
-            Bytes::Lent(owner) => (**owner).as_ref(),
-        }
+        &self.bytes
     }
 }
 
 impl AsRef<[u8]> for PageGuard {
     fn as_ref(&self) -> &[u8] {
-        self
+        &self.bytes
     }
 }
 
@@ -106,84 +99,113 @@ impl fmt::Debug for PageGuard {
     }
 }
 
-/// Reads committed pages, by way of the cache.
-#[derive(Clone, Copy)]
-pub(crate) struct Source<'a> {
-    pub(crate) nodes: &'a Nodes,
-    pub(crate) cache: &'a Cache,
+/// A published state that is held, as the buffer reads it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At<'a> {
+    pub(super) state: &'a State,
+    pub(super) shared: &'a Shared,
 }
 
-impl Source<'_> {
-    /// The pointer of an allocated page.
-    pub(crate) fn pointer(&self, state: &State, page: PageId) -> Result<BlockPointer> {
-        let pointer = state.pointer(self.nodes, page)?;
+impl ReadState for At<'_> {
+    #[inline]
+    fn generation(&self) -> Generation {
+        self.state.generation
+    }
+
+    fn pointer(&self, page: PageId) -> Result<BlockPointer> {
+        let pointer = self.state.pointer(&self.shared.nodes, page)?;
         if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
     }
+}
 
-    /// The bytes of a page of at most 1 MiB, or of a chunk.
-    pub(crate) fn unit(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
-        let stored = !matches!(pointer.codec, Codec::Zero);
-        if stored && let Some(bytes) = self.cache.find(pointer) {
-            return Ok(bytes);
-        }
-        let mut bytes = zeros(page.class().page_bytes().min(CHUNK_BYTES as u64) as usize);
-        if stored {
-            read_part(self.nodes.disk().as_ref(), page, pointer, 0, Arc::make_mut(&mut bytes))?;
-            self.cache.keep(pointer, &bytes);
-        }
-        Ok(bytes)
+impl At<'_> {
+    /// The whole page.
+    #[inline]
+    pub(super) fn page(&self, page: PageId) -> Result<FrameGuard> {
+        self.shared.pages.page(self, page)
     }
 
-    /// One chunk of a page above 1 MiB; `None` if it is all zero.
-    pub(crate) fn chunk(&self, page: PageId, pointer: &BlockPointer, chunk: u32) -> Result<Option<Arc<[u8]>>> {
-        let chunk = PageReader::new(self.nodes).chunk(page, pointer, chunk)?;
-        if matches!(chunk.codec, Codec::Null | Codec::Zero) {
-            return Ok(None);
-        }
-        self.unit(page, &chunk).map(Some)
+    /// Whether a chunk of a page has these bytes.
+    pub(super) fn chunk_equals(&self, page: PageId, chunk: u32, bytes: &[u8]) -> Result<bool> {
+        let Some(pointer) = self.chunk_pointer(page, chunk)? else {
+            return Ok(bytes.iter().all(|byte| *byte == 0));
+        };
+        // The checksum is of what is stored: of the bytes themselves only if they are stored as they are.
+        Ok((pointer.codec != CodecId::RAW || pointer.checksum == checksum(bytes)) && {
+            let mut same = true;
+            self.with_unit(page, &pointer, &mut |unit| same = unit == bytes)?;
+            same
+        })
     }
 
-    /// The bytes of a whole page, whatever its class and the budget.
-    pub(crate) fn whole(&self, page: PageId, pointer: &BlockPointer) -> Result<Arc<[u8]>> {
-        if !page.class().is_chunked() {
-            return self.unit(page, pointer);
-        }
-        if pointer.is_indirect()
-            && let Some(bytes) = self.cache.find(pointer)
-        {
-            return Ok(bytes);
-        }
-        let mut bytes = zeros(page.class().page_bytes() as usize);
-        if pointer.is_indirect() {
-            PageReader::new(self.nodes).read(page, pointer, 0, Arc::make_mut(&mut bytes))?;
-            self.cache.keep(pointer, &bytes);
-        }
-        Ok(bytes)
+    /// Where a chunk is; `None` if it is all zero.
+    fn chunk_pointer(&self, page: PageId, chunk: u32) -> Result<Option<BlockPointer>> {
+        let pointer = PageReader::new(&self.shared.nodes).chunk(page, &self.pointer(page)?, chunk)?;
+        Ok((!matches!(pointer.codec, CodecId::NULL | CodecId::ZERO)).then_some(pointer))
     }
 
     /// Fills `target` with a part of a page. The caller has checked the range.
-    pub(crate) fn part(&self, page: PageId, pointer: &BlockPointer, offset: u64, target: &mut [u8]) -> Result<()> {
+    pub(super) fn part(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         if !page.class().is_chunked() {
             let start = offset as usize;
-            target.copy_from_slice(&self.unit(page, pointer)?[start..start + target.len()]);
-            return Ok(());
+            let part = |bytes: &[u8], target: &mut [u8]| target.copy_from_slice(&bytes[start..start + target.len()]);
+            return match self.page(page) {
+                Ok(guard) => {
+                    part(&guard, target);
+                    Ok(())
+                }
+                Err(Error::PageExceedsBudget { .. } | Error::BudgetExhausted { .. }) => {
+                    let pointer = self.pointer(page)?;
+                    self.without_budget(page, &pointer, &mut |bytes| part(bytes, target))
+                }
+                Err(error) => Err(error),
+            };
         }
         for part in parts(offset, target.len()) {
-            let target = &mut target[part.at..part.at + part.length];
-            match self.chunk(page, pointer, part.chunk)? {
-                Some(bytes) => target.copy_from_slice(&bytes[part.start..part.start + part.length]),
-                None => target.fill(0),
-            }
+            self.part_of_chunk(page, part, &mut target[part.at..part.at + part.length])?;
         }
         Ok(())
     }
 
-    /// Fails if the page as a whole is more than may be held in memory.
-    pub(crate) fn check_budget(&self, page: PageId) -> Result<()> {
-        match page.class().page_bytes() > self.cache.limit_bytes() as u64 {
-            true => Err(Error::PageExceedsBudget { page }),
-            false => Ok(()),
+    /// Fills `target` with what a range has of one chunk.
+    pub(super) fn part_of_chunk(&self, page: PageId, part: Part, target: &mut [u8]) -> Result<()> {
+        match self.chunk_pointer(page, part.chunk)? {
+            Some(pointer) => self.with_unit(page, &pointer, &mut |bytes| {
+                target.copy_from_slice(&bytes[part.start..part.start + part.length]);
+            }),
+            None => {
+                target.fill(0);
+                Ok(())
+            }
         }
+    }
+
+    /// Shows the bytes of a chunk.
+    fn with_unit(&self, page: PageId, pointer: &BlockPointer, show: &mut dyn FnMut(&[u8])) -> Result<()> {
+        match self.shared.pages.unit(page, pointer, SizeClass::CHUNK) {
+            Ok(guard) => {
+                show(&guard);
+                Ok(())
+            }
+            Err(Error::PageExceedsBudget { .. } | Error::BudgetExhausted { .. }) => {
+                self.without_budget(page, pointer, show)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shows the bytes of a page or chunk, read into memory that is not the budget's, for as long as that takes.
+    fn without_budget(&self, page: PageId, pointer: &BlockPointer, show: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let bytes = page.class().min(SizeClass::CHUNK).page_bytes() as usize;
+        let buffer = AlignedBuffer::try_zeroed(bytes);
+        let mut buffer = buffer.map_err(|source| Error::Memory { operation: "allocation", bytes, source })?;
+        read_page(self.disk(), page, pointer, &mut buffer)?;
+        show(&buffer);
+        Ok(())
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        self.shared.nodes.disk().as_ref()
     }
 }
 
@@ -218,11 +240,6 @@ pub(crate) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()
         true => Ok(()),
         false => Err(Error::OutOfPage { page, offset, length }),
     }
-}
-
-/// A buffer of zeros, owned by nobody else.
-pub(super) fn zeros(length: usize) -> Arc<[u8]> {
-    std::iter::repeat_n(0, length).collect()
 }
 
 /// The allocated pages of a class in a state, from `from` on.

@@ -1,13 +1,12 @@
 //! Snapshots and bookmarks: states with names.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::turn::{Patience, Turn};
+use super::turn::{Kind, Patience, Turn};
 use super::{Pager, View};
 use crate::error::{Error, Result};
 use crate::format::{CatalogueEntry, EntryKind};
-use crate::id::SizeClass;
 use crate::store::Committed;
 
 impl Pager {
@@ -65,12 +64,13 @@ impl Pager {
     /// `SnapshotNotFound`; those of reading the snapshot's pages, and of
     /// [`Transaction::commit_with`](super::Transaction::commit_with).
     pub fn roll_back(&self, name: &str) -> Result<Committed> {
-        let turn = Turn::take(&self.handle, Patience::Endless)?;
+        let turn = Turn::take(&self.handle, Kind::Serial, Patience::Endless)?;
         let shared = &turn.handle.shared;
+        shared.flush();
         let mut core = shared.lock()?;
         let result = core.store.roll_back(name);
-        // Any index may be free again.
-        *shared.lowest_free.lock().unwrap_or_else(PoisonError::into_inner) = [0; SizeClass::COUNT];
+        // Nothing is open or pending, and any index may be free again.
+        shared.indices.search_again();
         shared.settle(core, result)
     }
 

@@ -1,76 +1,153 @@
 //! Views: a committed state, held.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
-use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::handle::Handle;
-use super::read::{self, PageGuard, Read, Source, check_range};
+use super::bytes::Held;
+use super::handle::{Handle, Shared};
+use super::pins::{Expiring, PinKind, Registered};
+use super::read::{self, At, PageGuard, Read, check_range};
+use crate::buffer::{self, ReadState};
 use crate::error::{Error, Result};
+use crate::format::CodecId;
 use crate::id::{Generation, Incarnation, PageId, SizeClass};
-use crate::store::Pinned;
+use crate::store::{Pinned, Share, State, add_page, storage};
 
 /// A committed state that stays as it is while this lives. Owned: it can be cloned, kept, and sent to other threads;
-/// reading it waits for nobody, and nobody waits for it. What it needs is not used again while it lives, so views kept
-/// for long let the file grow.
-#[derive(Clone)]
+/// reading it waits for nobody, and nobody waits for it. It takes no memory for pages that changed since, but what it
+/// needs is not used again while it lives: views kept for long let the file grow.
 pub struct View {
-    /// Released before the handle, whose last owner closes the store.
-    pinned: Pinned,
+    /// Let go before the handle, whose last owner closes the store.
+    hold: Hold,
+    name: Name,
+    registered: Registered,
     handle: Arc<Handle>,
+}
+
+/// How a state is held.
+#[derive(Clone)]
+enum Hold {
+    AsLongAsItLives(Pinned),
+    Until(Arc<Expiring>),
+}
+
+/// What a view knows of its state even when that is let go.
+#[derive(Clone)]
+struct Name {
+    generation: Generation,
+    incarnation: Incarnation,
+    header: Arc<[u8]>,
 }
 
 impl View {
     pub(super) fn new(handle: Arc<Handle>, pinned: Pinned) -> Self {
-        Self { pinned, handle }
+        let name = Name::of(&pinned);
+        let registered = handle.shared.pins.register(PinKind::View, name.generation, None);
+        Self { hold: Hold::AsLongAsItLives(pinned), name, registered, handle }
+    }
+
+    pub(super) fn with_deadline(handle: Arc<Handle>, pinned: Pinned, limit: Duration) -> Self {
+        let Some(deadline) = Instant::now().checked_add(limit) else { return Self::new(handle, pinned) };
+        let name = Name::of(&pinned);
+        let expiring = Arc::new(Expiring::new(pinned, deadline));
+        let registered = handle.shared.pins.register(PinKind::View, name.generation, Some(&expiring));
+        Self { hold: Hold::Until(expiring), name, registered, handle }
     }
 
     /// The incarnation that made the state: with the generation, its name for ever.
     pub fn incarnation(&self) -> Incarnation {
-        self.pinned.incarnation
+        self.name.incarnation
     }
 
-    /// Runs `read`, in which pages can be read in the cheapest way there is. Keep it short; it may be run more than
-    /// once, so it must be repeatable.
+    /// Runs `read`, in which pages can be read in the cheapest way there is: for little more than following a pointer.
+    /// Keep it short. A page that is not in memory is loaded outside of the scope, and `read` runs again, from the
+    /// start: **it must be repeatable**.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// Those of `read`; those of reading pages.
     pub fn scope<R>(&self, mut read: impl FnMut(&Scope<'_>) -> Result<R>) -> Result<R> {
-        read(&Scope { view: self })
+        self.reading(|at| self.shared().pages.scope(&at, |inner| read(&Scope { inner })))
     }
 
-    fn source(&self) -> Source<'_> {
-        self.handle.shared.source()
+    /// What the pages of the state take on disk, by how they are stored. Reads the page maps, whole, and no page.
+    ///
+    /// # Errors
+    /// `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage(&self) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|at| storage(&at.shared.nodes, &at.state.maps[..]))
     }
 
-    fn reading<T>(&self, read: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-        self.handle.shared.while_open(|| read(&self.source()))
+    /// What one page takes on disk, by how it is stored: each chunk of a page above 1 MiB by itself.
+    ///
+    /// # Errors
+    /// `PageNotFound`; `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage_of(&self, page: PageId) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|at| {
+            let mut shares = BTreeMap::new();
+            add_page(&at.shared.nodes, page, &at.pointer(page)?, &mut shares)?;
+            Ok(shares)
+        })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    #[inline]
+    fn reading<T>(&self, read: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        let shared = self.shared();
+        let read = |state: &State| shared.while_open(|| read(At { state, shared }));
+        match &self.hold {
+            Hold::AsLongAsItLives(pinned) => read(pinned),
+            Hold::Until(expiring) => match &*expiring.read()? {
+                Some(pinned) => read(pinned),
+                None => Err(expiring.expired()),
+            },
+        }
+    }
+}
+
+impl Name {
+    fn of(state: &State) -> Self {
+        let header = Arc::clone(&state.header);
+        Self { generation: state.generation, incarnation: state.incarnation, header }
+    }
+}
+
+impl Clone for View {
+    fn clone(&self) -> Self {
+        let expiring = match &self.hold {
+            Hold::AsLongAsItLives(_) => None,
+            Hold::Until(expiring) => Some(expiring),
+        };
+        let registered = self.shared().pins.register(PinKind::View, self.name.generation, expiring);
+        Self { hold: self.hold.clone(), name: self.name.clone(), registered, handle: Arc::clone(&self.handle) }
     }
 }
 
 impl Read for View {
+    #[inline]
     fn page(&self, page: PageId) -> Result<PageGuard> {
-        self.source().check_budget(page)?;
-        let bytes = self.reading(|source| source.whole(page, &source.pointer(&self.pinned, page)?))?;
-        Ok(PageGuard::new(page, bytes))
+        self.reading(|at| Ok(PageGuard::new(page, Held::Guard(at.page(page)?))))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         check_range(page, offset, target.len())?;
-        self.reading(|source| source.part(page, &source.pointer(&self.pinned, page)?, offset, target))
+        self.reading(|at| at.part(page, offset, target))
     }
 
     fn contains(&self, page: PageId) -> Result<bool> {
-        self.reading(|source| Ok(!self.pinned.pointer(source.nodes, page)?.is_null()))
+        self.reading(|at| Ok(!at.state.pointer(&at.shared.nodes, page)?.is_null()))
     }
 
     fn header(&self) -> Arc<[u8]> {
-        Arc::clone(&self.pinned.header)
+        Arc::clone(&self.name.header)
     }
 
     fn generation(&self) -> Generation {
-        self.pinned.generation
+        self.name.generation
     }
 
     fn page_ids(&self, class: SizeClass) -> Box<dyn Iterator<Item = Result<PageId>> + '_> {
@@ -80,7 +157,8 @@ impl Read for View {
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("generation", &self.pinned.generation).finish_non_exhaustive()
+        let held = &self.registered;
+        f.debug_struct("View").field("generation", &self.name.generation).field("pin", held).finish_non_exhaustive()
     }
 }
 
@@ -97,11 +175,8 @@ impl Iterator for PageIds<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let from = self.next.take()?;
-        let found = self
-            .view
-            .reading(|source| read::next_committed(source.nodes, &self.view.pinned, self.class, from))
-            .transpose();
-        match found? {
+        let next = |at: At<'_>| read::next_committed(&at.shared.nodes, at.state, self.class, from);
+        match self.view.reading(next).transpose()? {
             Err(error) => Some(Err(error)),
             Ok(index) => {
                 self.next = index.checked_add(1);
@@ -112,33 +187,25 @@ impl Iterator for PageIds<'_> {
 }
 
 /// The inside of [`View::scope`].
-#[derive(Debug)]
 pub struct Scope<'a> {
-    view: &'a View,
-}
-
-/// A page's bytes within a [`View::scope`].
-#[derive(Debug)]
-pub struct ScopedPage<'a> {
-    guard: PageGuard,
-    scope: PhantomData<&'a ()>,
+    inner: &'a buffer::Scope<'a, At<'a>>,
 }
 
 impl Scope<'_> {
-    /// The whole page.
+    /// The whole page, for as long as the scope runs.
     ///
     /// # Errors
-    /// As [`Read::page`].
-    pub fn page(&self, page: PageId) -> Result<ScopedPage<'_>> {
-        Ok(ScopedPage { guard: self.view.page(page)?, scope: PhantomData })
+    /// `PageNotInMemory`, to be passed on by `?`: the scope loads the page and runs again. What else reading the page
+    /// can fail with, [`View::scope`] returns.
+    #[inline]
+    pub fn page(&self, page: PageId) -> Result<&[u8]> {
+        self.inner.page(page)
     }
 }
 
-impl Deref for ScopedPage<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.guard
+impl fmt::Debug for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
     }
 }
 

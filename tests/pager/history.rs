@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vellum::disk::MemoryDisk;
 use vellum::{
-    Background, Durability, Error, Options, PageId, Pager, Read, Savepoint, SizeClass, Transaction, VerifyLevel,
+    Background, Durability, Error, Options, PageId, Pager, Read, Savepoint, SizeClass, Ticket, Transaction, VerifyLevel,
 };
 
 use crate::{Random, class, create_on, open_on};
@@ -90,6 +90,7 @@ fn run(seed: u64, options: &Options, transactions: usize) {
     let disk = Arc::new(MemoryDisk::new());
     let mut pager = create_on(&disk, options);
     let mut committed = Model::default();
+    let mut tickets: Vec<Ticket> = Vec::new();
     for _ in 0..transactions {
         let transaction = pager.begin().unwrap();
         let mut model = committed.clone();
@@ -115,9 +116,16 @@ fn run(seed: u64, options: &Options, transactions: usize) {
             0 | 1 => transaction.abort(),
             step => {
                 let durability = if step < 6 { Durability::Deferred } else { Durability::Durable };
-                transaction.commit_with(durability).unwrap();
+                tickets.push(transaction.commit_start_with(durability).unwrap());
                 committed = model;
             }
+        }
+        // Later transactions build on what was started; views see it when it is done.
+        if random.below(3) > 0 {
+            continue;
+        }
+        for ticket in tickets.drain(..) {
+            ticket.wait().unwrap();
         }
         check(&committed, &pager.view(), &mut random);
         match random.below(20) {
@@ -134,6 +142,7 @@ fn run(seed: u64, options: &Options, transactions: usize) {
             _ => {}
         }
     }
+    drop(tickets);
     let report = pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     let pager = reopen(pager, &disk, options, &mut random);
@@ -152,7 +161,7 @@ fn reopen(pager: Pager, disk: &Arc<MemoryDisk>, options: &Options, random: &mut 
 fn random_transactions_give_what_a_plain_map_gives() {
     let options = Options::new().memory(8 << 20).checkpoint_log_bytes(256 << 10).log_segment_bytes(64 << 10);
     for seed in 0..6 {
-        run(seed, &options.clone().background(Background::Inline), 120);
-        run(seed, &options.clone().background(Background::Thread), 120);
+        run(seed, &options.clone().background(Background::Inline), 200);
+        run(seed, &options.clone().background(Background::Thread), 200);
     }
 }

@@ -40,12 +40,12 @@ fn a_page_beyond_the_memory_budget_is_read_and_written_in_parts() {
     let mut expected = pattern;
     expected[MIB as usize - 2..MIB as usize + 2].copy_from_slice(b"edge");
     assert!(read == expected);
-    assert!(pager.stats().cache.bytes <= 1 << 20);
+    assert!(pager.stats().buffer.used_bytes <= 1 << 20);
 }
 
 #[test]
 fn a_small_page_beyond_the_memory_budget_is_read_and_written_in_parts() {
-    let pager = in_memory(&inline().memory(16 << 10));
+    let pager = in_memory(&inline().memory(1 << 20));
     let transaction = pager.begin().unwrap();
     let page = transaction.allocate(class(20)).unwrap();
     assert!(matches!(transaction.write(page), Err(Error::PageExceedsBudget { .. })));

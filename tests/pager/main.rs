@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod background;
+mod compression;
+mod concurrent;
+mod group;
 mod history;
 mod large;
 mod opening;

@@ -1,0 +1,232 @@
+//! Memory of a transaction: private frames, and spilling them when they become too many.
+//!
+//! - **M1** The private frames of all transactions, and what is sequenced and not yet written, are to be no more than half
+//!   of the budget. Who wants more spills its own frames first: those it has not changed for longest, to the extents
+//!   that its commit will name (`store/spill.rs`). It is the thread that uses the transaction that does so, and pages
+//!   that are open for changing are left alone: so nobody's `&mut` is written from (the borrow flags decide).
+//! - **M2** What is spilled is read back into memory of its own, and becomes private again when it is changed; its space
+//!   is given back when nobody refers to it any more, unless a commit took it over.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::bytes::{Bytes, Held, Spill};
+use super::handle::Shared;
+use super::private::Content;
+use super::transaction::Transaction;
+use crate::buffer::Frame;
+use crate::disk::AlignedBuffer;
+use crate::error::{Error, Result};
+use crate::id::{PageId, SizeClass};
+use crate::store::{Reserved, Store, read_page};
+
+/// At least so many bytes are spilled at once.
+const SPILL_BYTES: usize = 256 << 10;
+
+/// A unit of a page: the whole of it, or a chunk.
+pub(super) type Unit = (PageId, Option<u32>);
+
+impl Transaction {
+    /// A frame of zeros for this transaction; others are spilled for it if need be.
+    pub(super) fn frame(&self, class: SizeClass) -> Result<Frame> {
+        let shared = self.shared();
+        let bytes = class.page_bytes() as usize;
+        if self.report_memory() + bytes > shared.private_limit_bytes {
+            self.spill((shared.private_limit_bytes / 4).max(SPILL_BYTES).max(bytes))?;
+        }
+        match shared.manager.frame(class) {
+            Err(Error::BudgetExhausted { .. }) => {
+                // Everything that can go, goes.
+                self.spill(usize::MAX)?;
+                match shared.manager.frame(class) {
+                    Err(Error::BudgetExhausted { .. }) => {
+                        shared.flush();
+                        shared.manager.frame(class)
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Tells how much memory the transaction's frames take; how much those of all take.
+    fn report_memory(&self) -> usize {
+        let mut inner = self.own.inner.borrow_mut();
+        let (now, before) = (inner.private.memory_bytes(), inner.reported_bytes);
+        inner.reported_bytes = now;
+        let all = &self.shared().private_bytes;
+        match now >= before {
+            true => all.fetch_add(now - before, Ordering::Relaxed) + (now - before),
+            false => all.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
+        }
+    }
+
+    /// Bytes of a page or chunk that `fill` makes of zeros. Where the budget has no room for them, they go to their place
+    /// at once, by way of memory that is not the budget's, for as long as that takes.
+    pub(super) fn new_bytes(&self, class: SizeClass, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> {
+        match self.frame(class) {
+            Ok(mut frame) => {
+                if let Some(bytes) = frame.get_mut() {
+                    fill(bytes);
+                }
+                Ok(Bytes::Frame(frame))
+            }
+            Err(error @ (Error::BudgetTooSmall { .. } | Error::BudgetExhausted { .. })) => {
+                let mut buffer = buffer(class)?;
+                fill(&mut buffer);
+                let spilled = spill_units(&self.turn.handle.shared, &[&buffer[..]])?;
+                spilled.into_iter().next().map(Bytes::Spilled).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The bytes in memory.
+    pub(super) fn held(&self, page: PageId, bytes: &Bytes) -> Result<Held> {
+        match bytes {
+            Bytes::Frame(frame) => Ok(Held::Frame(frame.clone())),
+            Bytes::Spilled(spill) => {
+                let mut frame = self.frame(page.class().min(SizeClass::CHUNK))?;
+                if let Some(target) = frame.get_mut() {
+                    self.read_spilled(page, spill, target)?;
+                }
+                Ok(Held::Frame(frame))
+            }
+        }
+    }
+
+    /// Whether a page or chunk has these bytes.
+    pub(super) fn equals(&self, page: PageId, bytes: &Bytes, other: &[u8]) -> Result<bool> {
+        match bytes {
+            Bytes::Frame(frame) => Ok(frame[..] == *other),
+            Bytes::Spilled(spill) => {
+                let mut whole = buffer(page.class().min(SizeClass::CHUNK))?;
+                self.read_spilled(page, spill, &mut whole)?;
+                Ok(whole[..] == *other)
+            }
+        }
+    }
+
+    /// Fills `target` with a part of the bytes of a page or chunk.
+    pub(super) fn copy_part(&self, page: PageId, bytes: &Bytes, start: usize, target: &mut [u8]) -> Result<()> {
+        match bytes {
+            Bytes::Frame(frame) => target.copy_from_slice(&frame[start..start + target.len()]),
+            Bytes::Spilled(spill) => {
+                let mut whole = buffer(page.class().min(SizeClass::CHUNK))?;
+                self.read_spilled(page, spill, &mut whole)?;
+                target.copy_from_slice(&whole[start..start + target.len()]);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_spilled(&self, page: PageId, spill: &Spill, target: &mut [u8]) -> Result<()> {
+        let shared = self.shared();
+        shared.while_open(|| read_page(shared.nodes.disk().as_ref(), page, &spill.spilled.pointer(), target))
+    }
+
+    /// Spills about `wanted` bytes of this transaction's frames, the coldest first; as many as there are.
+    fn spill(&self, wanted: usize) -> Result<()> {
+        let victims = self.own.inner.borrow().coldest(wanted);
+        if victims.is_empty() {
+            return Ok(());
+        }
+        let shared = &self.turn.handle.shared;
+        let frames: Vec<&[u8]> = victims.iter().map(|(_, frame)| &frame[..]).collect();
+        let spilled = spill_units(shared, &frames)?;
+        let mut inner = self.own.inner.borrow_mut();
+        for ((unit, _), spill) in victims.iter().zip(spilled) {
+            inner.private.spilled(*unit, spill);
+        }
+        drop(inner);
+        self.report_memory();
+        Ok(())
+    }
+}
+
+/// Memory beside the budget, for as long as a call takes.
+fn buffer(class: SizeClass) -> Result<AlignedBuffer> {
+    let bytes = class.page_bytes() as usize;
+    AlignedBuffer::try_zeroed(bytes).map_err(|source| Error::Memory { operation: "allocation", bytes, source })
+}
+
+/// Writes units to space of their own.
+fn spill_units(shared: &Arc<Shared>, units: &[&[u8]]) -> Result<Vec<Arc<Spill>>> {
+    let lengths: Vec<u32> = units.iter().map(|unit| unit.len() as u32).collect();
+    let reserved = {
+        let mut core = shared.lock()?;
+        shared.take_given_back(&mut core.store);
+        let result = core.store.reserve(&lengths);
+        shared.settle(core, result)?
+    };
+    let pairs: Vec<(Reserved, &[u8])> = reserved.iter().copied().zip(units.iter().copied()).collect();
+    match shared.medium.spill(&pairs) {
+        Ok(spilled) => Ok(spilled.into_iter().map(|spilled| Arc::new(Spill::new(spilled, shared))).collect()),
+        Err(error) => {
+            reserved.into_iter().for_each(|reserved| shared.give_back(reserved));
+            Err(error)
+        }
+    }
+}
+
+impl super::transaction::Inner {
+    /// Frames that can be spilled, about `wanted` bytes of them, those that were changed longest ago.
+    fn coldest(&self, wanted: usize) -> Vec<(Unit, Frame)> {
+        let mut found: Vec<(u64, Unit, &Frame)> = Vec::new();
+        for (page, private) in self.private.pages() {
+            if self.borrowed.contains(page) {
+                continue;
+            }
+            match &private.content {
+                Content::Whole(Bytes::Frame(frame)) => found.push((private.changed, (*page, None), frame)),
+                Content::Chunks(chunks, _) => {
+                    for (chunk, bytes) in chunks {
+                        if let Bytes::Frame(frame) = bytes {
+                            found.push((private.changed, (*page, Some(*chunk)), frame));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        found.sort_unstable_by_key(|(changed, unit, _)| (*changed, *unit));
+        let mut bytes = 0;
+        let enough = |(_, _, frame): &(u64, Unit, &Frame)| {
+            let more = bytes < wanted;
+            bytes += frame.len();
+            more
+        };
+        let mut victims: Vec<(Unit, Frame)> =
+            found.into_iter().take_while(enough).map(|(_, unit, frame)| (unit, frame.clone())).collect();
+        // In the order of their pages, which is how they may be read again.
+        victims.sort_unstable_by_key(|(unit, _)| *unit);
+        victims
+    }
+}
+
+impl Shared {
+    /// Gives reserved space back: at once if the core is free, else with the next commit.
+    pub(super) fn give_back(&self, reserved: Reserved) {
+        lock(&self.given_back).push(reserved);
+        if let Ok(mut core) = self.core.try_lock() {
+            self.take_given_back(&mut core.store);
+        }
+    }
+}
+
+impl Shared {
+    /// Makes space free that was given back since.
+    pub(super) fn take_given_back(&self, store: &mut Store) {
+        for reserved in std::mem::take(&mut *lock(&self.given_back)) {
+            // It fails only for what is not reserved any more, and for a bitmap that cannot be read, which the next
+            // commit will say.
+            let _ = store.give_back_reserved(reserved);
+        }
+    }
+}
+
+/// A panic while the lock is held leaves the list whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

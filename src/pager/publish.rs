@@ -1,0 +1,106 @@
+//! Between the store and the buffer: what the buffer reads, and what it is told of commits.
+//!
+//! - **U1** The pointers of a publication are in `beginning` before the buffer's descriptors are swapped, and stay there
+//!   at least until the new state is visible: so the newest pointer is known from before the swap on.
+//! - **U2** Every descriptor of a commit is swapped before any view of its generation exists (the store's P2).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::buffer::{Change, Frame, Newest, PageSource, StorePages};
+use crate::error::Result;
+use crate::format::{BlockPointer, CodecId};
+use crate::id::PageId;
+use crate::map::Nodes;
+use crate::store::{PageReader, Publication, PublishHook, Published, read_page};
+
+/// How the buffer reads the store.
+#[derive(Debug)]
+pub(super) struct Source {
+    nodes: Arc<Nodes>,
+    published: Arc<Published>,
+    /// The pages of the newest publication, in rising order.
+    beginning: Mutex<Vec<(PageId, BlockPointer)>>,
+}
+
+/// What tells the buffer of commits.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    pages: StorePages,
+    source: Arc<Source>,
+    /// Frames of the commit that is on its way, in rising order of their pages.
+    frames: Mutex<Vec<(PageId, Frame)>>,
+}
+
+impl Source {
+    pub(super) fn new(nodes: &Arc<Nodes>, published: &Arc<Published>) -> Self {
+        Self { nodes: Arc::clone(nodes), published: Arc::clone(published), beginning: Mutex::default() }
+    }
+}
+
+impl PageSource for Source {
+    fn newest_pointer(&self, page: PageId) -> Result<BlockPointer> {
+        {
+            let beginning = lock(&self.beginning);
+            if let Ok(place) = beginning.binary_search_by_key(&page, |(page, _)| *page) {
+                return Ok(beginning[place].1);
+            }
+        }
+        self.published.pin().pointer(&self.nodes, page)
+    }
+
+    fn load(&self, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
+        if target.len() as u64 == page.class().page_bytes() && page.class().is_chunked() {
+            if pointer.is_indirect() {
+                return PageReader::new(&self.nodes).read(page, pointer, 0, target);
+            }
+            if pointer.codec == CodecId::ZERO {
+                target.fill(0);
+                return Ok(());
+            }
+        }
+        read_page(self.nodes.disk().as_ref(), page, pointer, target)
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(pages: StorePages, source: Arc<Source>) -> Self {
+        Self { pages, source, frames: Mutex::default() }
+    }
+
+    /// The frames of the next commit's pages, in rising order; they are published with it, if it happens.
+    pub(super) fn set_frames(&self, frames: Vec<(PageId, Frame)>) {
+        *lock(&self.frames) = frames;
+    }
+}
+
+impl PublishHook for Publisher {
+    fn publish(&self, publication: &Publication<'_>) {
+        let mut frames = std::mem::take(&mut *lock(&self.frames)).into_iter().peekable();
+        let mut beginning: Vec<_> =
+            publication.pages().chain(publication.moves()).map(|update| (update.page, update.new)).collect();
+        // They are in order but for pages of chunks, which may come last.
+        beginning.sort_unstable_by_key(|(page, _)| *page);
+        *lock(&self.source.beginning) = beginning;
+        let is_held = self.source.published.held().0 > 0;
+        let mut updates: Vec<_> = publication.pages().collect();
+        updates.sort_unstable_by_key(|update| update.page);
+        let mut changes = updates.into_iter().map(|update| {
+            while frames.next_if(|(page, _)| *page < update.page).is_some() {}
+            let frame = frames.next_if(|(page, _)| *page == update.page).map(|(_, frame)| frame);
+            // A page that came out as zeros has no place, and takes no memory until it is read.
+            let frame = frame.filter(|_| !update.new.extent().is_empty());
+            let keep = is_held && !update.old.extent().is_empty();
+            Change {
+                page: update.page,
+                newest: frame.map_or(Newest::Absent, Newest::Frame),
+                replaced: keep.then_some(update.old),
+            }
+        });
+        self.pages.publish_keeping(publication.generation, &mut changes);
+    }
+}
+
+/// A panic while the lock is held leaves what is inside whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,70 @@
+//! Histories of transactions on a pager: deferred, pipelined, side by side, with evictions; cut at every sync.
+
+use vellum::Durability;
+use vellum::disk::Tear;
+use vellum::store::Settings;
+use vellum::testing::{Explorer, PageStep, PagerHistory, PagerStep, tiny, tiny_options};
+
+use crate::random::Random;
+
+/// What a recovery is told; as the options of the histories, as far as it matters.
+fn settings() -> Settings {
+    Settings { segment_blocks: 256, ..tiny() }
+}
+
+fn page_step(random: &mut Random) -> PageStep {
+    match random.below(12) {
+        0..=3 => PageStep::Allocate([12, 12, 13, 16][random.below(4) as usize]),
+        4..=8 => PageStep::Write(random.next()),
+        9..=10 => PageStep::Free(random.next()),
+        _ => PageStep::Header(random.below(256) as u8),
+    }
+}
+
+fn page_steps(random: &mut Random) -> Vec<PageStep> {
+    (0..1 + random.below(5)).map(|_| page_step(random)).collect()
+}
+
+fn step(random: &mut Random) -> PagerStep {
+    let durability = if random.below(2) == 0 { Durability::Durable } else { Durability::Deferred };
+    match random.below(20) {
+        0..=3 => PagerStep::Commit(page_steps(random), durability),
+        4..=9 => PagerStep::Start(page_steps(random), durability),
+        10..=12 => PagerStep::Beside(page_steps(random), page_steps(random)),
+        13 => PagerStep::Abort(page_steps(random)),
+        14..=15 => PagerStep::Wait,
+        16 => PagerStep::Sync,
+        17 => PagerStep::Checkpoint,
+        _ => PagerStep::Clean,
+    }
+}
+
+#[test]
+fn pipelined_and_deferred_transactions_survive_sampled_cuts() {
+    let mut explorer = Explorer::new(Tear::Every512, 24, 11);
+    explorer.second_limit = 6;
+    explorer.second_every = 16;
+    explorer.lose_superblock_every = 16;
+    let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
+    let one = std::env::var("VELLUM_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    let seeds = one.map_or(0..if long { 5_000 } else { 10 }, |seed| seed..seed + 1);
+    println!("seeds {seeds:?}");
+    for seed in seeds {
+        let mut random = Random(seed);
+        let mut history = PagerHistory::create(&tiny_options(), seed).unwrap();
+        for _ in 0..40 {
+            let step = step(&mut random);
+            if std::env::var_os("VELLUM_TRACE").is_some() {
+                println!("{:?} {step:?}", history.pager.view());
+            }
+            history.step(&step).unwrap_or_else(|error| panic!("seed {seed}: {step:?}: {error}"));
+        }
+        let points = history.finish().unwrap();
+        history.check().unwrap_or_else(|message| panic!("seed {seed}: {message}"));
+        let explored = explorer.explore("pager", &points, &history.model, &settings());
+        explored.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    }
+    let total = explorer.total();
+    println!("all: {total}");
+    assert!(total.states > 1000 || one.is_some());
+}
