@@ -105,7 +105,10 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 fn goal(name: &str, measured: f64, wanted: f64) {
-    println!("goal {name} measured {measured:.2} wanted {wanted:.2} {}", if measured >= wanted { "ok" } else { "short" });
+    println!(
+        "goal {name} measured {measured:.2} wanted {wanted:.2} {}",
+        if measured >= wanted { "ok" } else { "short" }
+    );
 }
 
 fn main() {

@@ -56,8 +56,8 @@ pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read,
-    Readers, Savepoint, Scope, Stats, Ticket, Transaction, View,
+    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Readers, Savepoint,
+    Scope, Stats, Ticket, Transaction, View,
 };
 pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{

@@ -7,8 +7,8 @@
 //! - **M2** What is spilled is read back into memory of its own, and becomes private again when it is changed; its space
 //!   is given back when nobody refers to it any more, unless a commit took it over.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bytes::{Bytes, Held, Spill};
 use super::handle::Shared;

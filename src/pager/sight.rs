@@ -89,9 +89,7 @@ impl Transaction {
                 }
                 Ok(Held::Frame(frame))
             }
-            Seen::Published(state) => {
-                self.shared().while_open(|| self.at(state.as_ref()).page(page).map(Held::Guard))
-            }
+            Seen::Published(state) => self.shared().while_open(|| self.at(state.as_ref()).page(page).map(Held::Guard)),
         }
     }
 

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::conflict::{Claim, Isolation};
 use super::bytes::Bytes;
+use super::conflict::{Claim, Isolation};
 use super::guard::PageMut;
 use super::handle::Shared;
 use super::pending::{Pending, Sequence};
-use super::private::{Content, Origin, Others, Private, PrivatePage, Savepoint};
 use super::pins::{PinKind, Registered};
+use super::private::{Content, Origin, Others, Private, PrivatePage, Savepoint};
 use super::read::{CHUNK_BYTES, Part, Read, check_range, parts};
 use super::turn::Turn;
 use crate::error::{Contended, Error, Result};

@@ -86,8 +86,7 @@ impl PagerHistory {
         let pager = Pager::create_on(shared, Box::new(SeededEntropy(seed)), options)?;
         let mut model = Model::default();
         model.commit(pager.view().generation(), ModelState::default());
-        let history =
-            Self { pager, model, disk, head: ModelState::default(), started: Vec::new(), version: 0 };
+        let history = Self { pager, model, disk, head: ModelState::default(), started: Vec::new(), version: 0 };
         history.acknowledge(history.pager.view().generation());
         Ok(history)
     }
@@ -199,7 +198,9 @@ impl PagerHistory {
                 },
                 PageStep::Flood(number) => self.flood(transaction, *number),
                 PageStep::Free(number) => match among(*number, &self.head) {
-                    Some(page) => transaction.free(page).map(|()| { self.head.pages.remove(&page); }),
+                    Some(page) => transaction.free(page).map(|()| {
+                        self.head.pages.remove(&page);
+                    }),
                     None => continue,
                 },
                 PageStep::Header(byte) => transaction.set_header(&[*byte; 7]).map(|()| {

@@ -364,11 +364,7 @@ impl Disk for Gated {
 #[test]
 fn reading_beginning_and_changing_wait_for_no_commit_on_its_way_to_the_disk() {
     for options in [inline(), Options::new()] {
-        let disk = Arc::new(Gated {
-            inner: MemoryDisk::new(),
-            gate: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let disk = Arc::new(Gated { inner: MemoryDisk::new(), gate: Mutex::default(), changed: Condvar::new() });
         let pager = create_on(&disk, &options);
         fill(&pager, 3);
         let start = counter(&pager.view(), page(0));
