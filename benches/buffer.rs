@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use vellum::buffer::{BufferManager, Newest, PageSource, ReadState, StorePages, Swip};
 use vellum::disk::{AlignedBuffer, Caching, Disk, FileDisk};
-use vellum::format::{BlockPointer, Codec};
+use vellum::format::{BlockPointer, CodecId};
 use vellum::{Block, Error, Generation, PageId, Result, SizeClass};
 
 const BIRTH: Generation = Generation(1);
@@ -55,7 +55,7 @@ impl ReadState for At {
         }
         let address = Block(page.index() * page.class().page_blocks());
         let stored_length = page.class().page_bytes() as u32;
-        Ok(BlockPointer { address, codec: Codec::Raw, stored_length, birth: BIRTH, ..BlockPointer::default() })
+        Ok(BlockPointer { address, codec: CodecId::RAW, stored_length, birth: BIRTH, ..BlockPointer::default() })
     }
 }
 

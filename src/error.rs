@@ -488,6 +488,12 @@ pub enum Fault {
     /// A stored page does not decode to exactly one page.
     #[error("it does not decode: {0}")]
     Undecodable(&'static str),
+    /// A pointer names a codec that this build does not have.
+    #[error("codec {number} is none that this build has; use a newer Vellum, or one with that codec's feature")]
+    UnknownCodec {
+        /// The codec's number.
+        number: u8,
+    },
     /// Two structures claim the same blocks.
     #[error("its blocks belong to something else too")]
     Overlap,

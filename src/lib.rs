@@ -52,6 +52,7 @@ pub mod store;
 pub mod testing;
 
 pub use error::{Contended, Corruption, Error, Fault, Holder, Result, Structure};
+pub use format::{CodecId, Compression};
 pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
@@ -61,8 +62,8 @@ pub use pager::{
 };
 pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
-    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Status,
-    VerifyLevel, VerifyReport,
+    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Share,
+    Status, VerifyLevel, VerifyReport,
 };
 
 /// The example of README.md, so that it compiles.

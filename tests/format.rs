@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use vellum::disk::MemoryDisk;
 use vellum::format::{
-    BirthState, BlockPointer, CatalogueEntry, Codec, DeferredEntry, DeferredKind, Entry, EntryKind, Node, NodeIdentity,
-    NodeKind, NodeSummary, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, Seal, SegmentReference, Superblock,
-    TreeRoot, VERSION, birth_block, birth_state, checksum, constants, encode_deferred, encode_record, finish_record,
+    BirthState, BlockPointer, CatalogueEntry, CodecId, DeferredEntry, DeferredKind, Entry, EntryKind, Node,
+    NodeIdentity, NodeKind, NodeSummary, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, Seal,
+    SegmentReference, Superblock, TreeRoot, VERSION, birth_block, birth_state, checksum, constants, encode_deferred,
+    encode_record, finish_record,
 };
 use vellum::process::NoReaders;
 use vellum::store::{PageReader, SeededEntropy, State, Store, VerifyLevel};
@@ -95,7 +96,7 @@ const STORE: StoreId = StoreId(*b"0123456789abcdef");
 fn pointer(address: u64) -> BlockPointer {
     BlockPointer {
         address: Block(address),
-        codec: Codec::Raw,
+        codec: CodecId::RAW,
         flags: PointerFlags::RELOCATED,
         stored_length: 4096,
         checksum: 0x1122_3344,
@@ -106,7 +107,7 @@ fn pointer(address: u64) -> BlockPointer {
 /// A pointer's bytes, by the table of pointers.
 fn pointer_bytes(pointer: &BlockPointer) -> Vec<u8> {
     let mut bytes = pointer.address.0.to_le_bytes()[..6].to_vec();
-    bytes.extend([pointer.codec.id(), pointer.flags.bits()]);
+    bytes.extend([pointer.codec.to_u8(), pointer.flags.bits()]);
     bytes.extend(pointer.stored_length.to_le_bytes());
     bytes.extend(pointer.checksum.to_le_bytes());
     bytes.extend(pointer.birth.0.to_le_bytes());
@@ -235,6 +236,27 @@ fn the_superblock_is_as_described() {
     let list = whole.fields.iter().find(|(name, _)| name == "segment_list").unwrap().1;
     let encoded_segment = Encoded::new("Segment reference", &block[list.offset..list.offset + 24]);
     encoded_segment.number("address", 0x500).number("blocks", 0x60).number("salt", 0x70).assert();
+}
+
+#[test]
+fn the_codecs_are_those_of_the_table() {
+    let tables = section_tables("### Block pointer (24 bytes)");
+    let rows: Vec<(u8, String)> = tables
+        .iter()
+        .filter(|row| row.len() == 3 && row[1] != "indirect" && row[1] != "relocated" && row[1] != "free below")
+        .map(|row| (row[0].parse().unwrap(), row[1].clone()))
+        .collect();
+    assert_eq!(rows.len(), 6);
+    for (number, name) in rows {
+        match CodecId::from_u8(number) {
+            Some(codec) => assert_eq!(codec.name(), name),
+            // Not in this build: the only one that is a feature.
+            None => assert_eq!((name.as_str(), cfg!(feature = "snappy")), ("snappy", false)),
+        }
+    }
+    let bits = CodecId::all().fold(0, |bits, codec| bits | codec.feature());
+    assert_eq!(bits & !(1 << 3 | 1 << 4 | 1 << 5), 0);
+    assert_eq!(vellum::format::FEATURES_INCOMPATIBLE_KNOWN, bits);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use vellum::disk::{Disk, Image, MemoryDisk};
 use vellum::format::{
-    BlockPointer, Codec, Entry, EntryKind, PointerFlags, RecordFlags, RecordHeader, RecordIdentity, SUPERBLOCK_BLOCKS,
-    Seal, SealHasher, SegmentReference, Superblock, checksum, encode_entries, encode_record, finish_record,
-    record_blocks, slot_blocks,
+    BlockPointer, CodecId, Entry, EntryKind, PointerFlags, RecordFlags, RecordHeader, RecordIdentity,
+    SUPERBLOCK_BLOCKS, Seal, SealHasher, SegmentReference, Superblock, checksum, encode_entries, encode_record,
+    finish_record, record_blocks, slot_blocks,
 };
 use vellum::process::NoReaders;
 use vellum::store::{Changes, Durability, PageChange, SeededEntropy, Store, VerifyLevel};
@@ -135,7 +135,7 @@ fn lengths_that_trees_cannot_have_are_found_out() {
 fn pointer(address: u64, blocks: u32) -> BlockPointer {
     BlockPointer {
         address: Block(address),
-        codec: Codec::Raw,
+        codec: CodecId::RAW,
         flags: PointerFlags::default(),
         stored_length: blocks * 4096,
         checksum: checksum(&vec![0; blocks as usize * 4096]),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vellum::disk::{Disk, Image, MemoryDisk, SimulatedDisk, Tear};
-use vellum::format::EntryKind;
+use vellum::format::{Compression, EntryKind};
 use vellum::process::NoReaders;
 use vellum::store::{
     Changes, Content, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, Store,
@@ -135,6 +135,18 @@ fn large_pages_large_commits_and_bookmarks_are_read() {
     changes.pages.insert(large, PageChange::Chunks([(7, chunk(0)), (3, chunk(9))].into()));
     store.commit(&changes, Durability::Durable).unwrap();
     assert_read(&store, "chunks changed");
+
+    let bytes = |byte: u8| -> Vec<u8> { (0..1 << 20).map(|at: u32| byte ^ (at >> 3) as u8).collect() };
+    let mut changes = Changes::default();
+    let encoded = [(1, Content::encode(bytes(1), Compression::LZ4)), (2, Content::encode(bytes(2), Compression::ZSTD))];
+    assert!(encoded.iter().all(|(_, content)| matches!(content, Content::Encoded(_))));
+    changes.pages.insert(large, PageChange::Chunks(encoded.into()));
+    let mut long = bytes(9);
+    long.truncate(64 << 10);
+    changes.pages.insert(small::page(16, 0), PageChange::Whole(Content::encode(long, Compression::LZ4)));
+    store.commit(&changes, Durability::Durable).unwrap();
+    assert_ne!(store.superblock().features_incompatible, 0);
+    assert_read(&store, "chunks and a page that are encoded");
 
     // More entries than a record may have in this geometry, and more indices than a node has pointers.
     let mut changes = Changes::default();

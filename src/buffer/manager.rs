@@ -16,7 +16,7 @@ use super::pages::StorePages;
 use super::policy::{EvictionPolicy, default_policy};
 use super::pool::{Pool, Use, take_zero};
 use super::prefetch::Crew;
-use super::room::{FrameName, Room};
+use super::room::{FrameName, Room, charge_of};
 use super::source::PageSource;
 use super::stats::{BufferStats, Counters};
 use super::store::Store;
@@ -103,7 +103,7 @@ impl Inner {
     /// A frame of `class` that nobody else has, with whatever bytes. Evicts, and waits: for at most `patience` if it is
     /// given.
     pub(super) fn obtain(&self, class: SizeClass, usage: Use, patience: Option<Duration>) -> Result<FrameName> {
-        let bytes = class.page_bytes() as usize;
+        let bytes = charge_of(class);
         let mut taken = None;
         self.with_room_for(bytes, Some(class), patience, |room| {
             taken = room.take(self, class, usage)?;
@@ -278,7 +278,7 @@ impl BufferManager {
     /// [`Error::BudgetTooSmall`] if the budget is smaller than a frame of this class; [`Error::BudgetExhausted`] if
     /// nothing can be evicted to make room for it; `Memory` if the system refuses address space.
     pub fn frame(&self, class: SizeClass) -> Result<Frame> {
-        let needed_bytes = class.page_bytes() as usize + super::room::FRAME_OVERHEAD;
+        let needed_bytes = charge_of(class);
         if needed_bytes > self.inner.limit {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }

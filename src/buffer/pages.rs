@@ -34,7 +34,7 @@ use super::policy::Arrival;
 use super::pool::Use;
 use super::protocol::descriptor::{Descriptor, Seen, Word};
 use super::publish::Change;
-use super::room::FrameName;
+use super::room::{FrameName, charge_of};
 use super::shard::{Outcome, Wait};
 use super::source::ReadState;
 use super::stats::count_hit;
@@ -145,7 +145,7 @@ impl StorePages {
     #[cold]
     pub(super) fn page_slowly(&self, at: &impl ReadState, page: PageId, arrival: Arrival) -> Result<FrameGuard> {
         let generation = at.generation();
-        if length_of(page.class()) > self.inner.limit() {
+        if charge_of(page.class()) > self.inner.limit() {
             return Err(Error::PageExceedsBudget { page });
         }
         // Of pages that nobody knows there may be no descriptor: so the pointer comes first.
@@ -260,7 +260,7 @@ impl StorePages {
         class: SizeClass,
         arrival: Arrival,
     ) -> Result<FrameGuard> {
-        if length_of(class) > self.inner.limit() {
+        if charge_of(class) > self.inner.limit() {
             return Err(Error::PageExceedsBudget { page });
         }
         let key = UnitKey { pointer: *pointer, class };

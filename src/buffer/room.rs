@@ -36,6 +36,8 @@ use crate::memory::page_bytes;
 pub(super) const FRAME_OVERHEAD: usize = size_of::<Meta>() + 24;
 /// Frames evicted at once, if they are small.
 const BATCH: usize = 64;
+/// Batches in search of one frame: enough to come past pages that guards hold.
+const ROUNDS: usize = 256;
 /// No batch is more than this part of the budget.
 const BATCH_PART: usize = 32;
 
@@ -156,14 +158,15 @@ impl Room {
         let batch = bytes
             .max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
         // Other classes' pages go too, as the policy has it. If none of this class is among twice as many, memory moves.
+        // What guards hold comes back; the policy then names others, sooner or later.
         let mut evicted = 0;
-        loop {
-            let now = self.evict(inner, batch);
-            evicted += now;
+        for _ in 0..ROUNDS {
+            let (tried, freed) = self.evict(inner, batch);
+            evicted += freed;
             if class.is_some_and(|class| self.states[class.index()].free() > 0) {
                 return true;
             }
-            if now == 0 || evicted >= 2 * batch || class.is_none() {
+            if tried == 0 || evicted >= 2 * batch || (class.is_none() && evicted >= batch) {
                 break;
             }
         }
@@ -206,8 +209,9 @@ impl Room {
         }
     }
 
-    /// Evicts pages of `bytes` bytes together, if there are that many; returns how many were.
-    fn evict(&mut self, inner: &Inner, bytes: usize) -> usize {
+    /// Evicts pages of `bytes` bytes together, if there are that many; returns how many bytes that were, and how many
+    /// without those that guards hold.
+    fn evict(&mut self, inner: &Inner, bytes: usize) -> (usize, usize) {
         let mut victims = Vec::new();
         let mut sum = 0;
         while sum < bytes {
@@ -222,12 +226,14 @@ impl Room {
             victims.push((name, unit));
         }
         self.evictions += victims.len() as u64;
-        self.sift(inner, &victims);
-        sum
+        let restored = self.sift(inner, &victims);
+        (sum, sum - restored)
     }
 
     /// Looks at what is in limbo. `victims` are those that may go back to where they were, if a guard holds them.
-    fn sift(&mut self, inner: &Inner, victims: &[(FrameName, Option<UnitKey>)]) {
+    ///
+    /// Returns the bytes of those that guards hold.
+    fn sift(&mut self, inner: &Inner, victims: &[(FrameName, Option<UnitKey>)]) -> usize {
         let Self { limbo, states, .. } = self;
         let pinned = |address| inner.pools.find(address).is_some_and(|(pool, number)| is_counted(pool.meta(number)));
         let mut held: Vec<(FrameName, Option<UnitKey>)> = Vec::new();
@@ -247,9 +253,12 @@ impl Room {
                 Verdict::Held | Verdict::Young => true,
             }
         });
+        let mut bytes = 0;
         for (name, unit) in held {
+            bytes += name.class.page_bytes() as usize;
             self.restore(inner, name, unit);
         }
+        bytes
     }
 
     /// A victim that a guard holds goes back to where it was, unless something else is there by now: else the page would
@@ -401,6 +410,12 @@ impl Room {
     pub(super) fn policy(&self) -> &'static str {
         self.policy.name()
     }
+}
+
+/// Bytes that the budget must have left for a frame of `class` to get memory.
+pub(super) fn charge_of(class: SizeClass) -> usize {
+    let (frame, page) = (class.page_bytes() as usize, page_bytes());
+    frame.max(page) + (page / frame).max(1) * FRAME_OVERHEAD
 }
 
 /// Whether a guard without slot, or a handle, holds the frame.

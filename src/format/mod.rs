@@ -17,6 +17,7 @@
 mod birth;
 mod catalogue;
 mod checksum;
+pub mod codec;
 mod deferred;
 mod node;
 mod pointer;
@@ -27,9 +28,10 @@ mod table;
 pub use birth::{BIRTH_BLOCK, BirthState, birth_block, birth_state};
 pub use catalogue::{CatalogueEntry, EntryKind, NAME_LIMIT, NOTE_LIMIT, check_name};
 pub use checksum::{Seal, SealHasher, checksum};
+pub use codec::{Codec, CodecId, Compression};
 pub use deferred::{DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, decode_deferred, encode_deferred};
 pub use node::{NODE_ENTRIES, Node, NodeIdentity, NodeKind, NodeSummary, capacity, height_of};
-pub use pointer::{BlockPointer, Codec, PointerFlags, STORED_LIMIT};
+pub use pointer::{BlockPointer, PointerFlags, STORED_LIMIT};
 pub use record::{
     ENTRY_BYTES, Entry, RECORD_BLOCKS_LIMIT, RECORD_HEADER_BYTES, RecordFlags, RecordHeader, RecordIdentity,
     decode_body, decode_entries, decode_header, encode_entries, encode_record, finish_record, record_blocks,

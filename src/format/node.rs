@@ -212,7 +212,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Codec, PointerFlags};
+    use crate::format::{CodecId, PointerFlags};
     use crate::id::Block;
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let mut node = Node::empty();
         node.entries_mut()[5] = BlockPointer {
             address: Block(99),
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             flags: PointerFlags::FREE_BELOW,
             stored_length: 4096,
             checksum: 0xdead_beef,

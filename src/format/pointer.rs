@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{at_most, expect};
+use super::{CodecId, at_most, expect};
 use crate::error::Fault;
 use crate::id::{BLOCK_BYTES, Block, Extent, Generation};
 
@@ -29,40 +29,6 @@ const _: () = {
     assert!(std::mem::offset_of!(RawPointer, checksum) == 12);
     assert!(std::mem::offset_of!(RawPointer, birth) == 16);
 };
-
-/// How the bytes behind a pointer are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Codec {
-    /// There are none: the pointer to nothing.
-    #[default]
-    Null,
-    /// There are none: every byte of the page is zero.
-    Zero,
-    /// As they are.
-    Raw,
-}
-
-impl Codec {
-    /// The codec's number on disk. 3 (LZ4), 4 (Zstd) and 5 (Snappy) are reserved.
-    pub const fn id(self) -> u8 {
-        match self {
-            Self::Null => 0,
-            Self::Zero => 1,
-            Self::Raw => 2,
-        }
-    }
-
-    /// The codec with this number.
-    pub const fn from_id(id: u8) -> Option<Self> {
-        match id {
-            0 => Some(Self::Null),
-            1 => Some(Self::Zero),
-            2 => Some(Self::Raw),
-            _ => None,
-        }
-    }
-}
 
 /// Properties of what a pointer leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -102,7 +68,7 @@ pub struct BlockPointer {
     /// The first block; 0 where there are no stored bytes.
     pub address: Block,
     /// How the bytes are stored.
-    pub codec: Codec,
+    pub codec: CodecId,
     /// Properties of what lies there.
     pub flags: PointerFlags,
     /// Bytes stored, at most [`STORED_LIMIT`]; the extent is this, rounded up to blocks.
@@ -116,17 +82,17 @@ pub struct BlockPointer {
 impl BlockPointer {
     /// The pointer to nothing, since `birth`.
     pub const fn null(birth: Generation) -> Self {
-        Self { address: Block(0), codec: Codec::Null, flags: PointerFlags(0), stored_length: 0, checksum: 0, birth }
+        Self { address: Block(0), codec: CodecId::NULL, flags: PointerFlags(0), stored_length: 0, checksum: 0, birth }
     }
 
     /// The pointer to a page of zeros.
     pub const fn zero(birth: Generation) -> Self {
-        Self { codec: Codec::Zero, ..Self::null(birth) }
+        Self { codec: CodecId::ZERO, ..Self::null(birth) }
     }
 
     /// Whether the pointer leads nowhere.
     pub const fn is_null(&self) -> bool {
-        matches!(self.codec, Codec::Null)
+        matches!(self.codec, CodecId::NULL)
     }
 
     /// The extent that the stored bytes occupy; empty where there are none.
@@ -144,7 +110,7 @@ impl BlockPointer {
         address.copy_from_slice(&self.address.0.to_le_bytes()[..6]);
         RawPointer {
             address,
-            codec: self.codec.id(),
+            codec: self.codec.to_u8(),
             flags: self.flags.bits(),
             stored_length: U32::new(self.stored_length),
             checksum: U32::new(self.checksum),
@@ -154,8 +120,7 @@ impl BlockPointer {
 
     pub(super) fn from_raw(raw: &RawPointer) -> Result<Self, Fault> {
         let [a, b, c, d, e, f] = raw.address;
-        let codec =
-            Codec::from_id(raw.codec).ok_or(Fault::Field { field: "codec", expected: 2, found: raw.codec.into() })?;
+        let codec = CodecId::from_u8(raw.codec).ok_or(Fault::UnknownCodec { number: raw.codec })?;
         at_most("pointer flags", PointerFlags::KNOWN.into(), raw.flags.into())?;
         let pointer = Self {
             address: Block(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])),
@@ -165,11 +130,14 @@ impl BlockPointer {
             checksum: raw.checksum.get(),
             birth: Generation(raw.birth.get()),
         };
-        if matches!(codec, Codec::Null | Codec::Zero) {
+        if matches!(codec, CodecId::NULL | CodecId::ZERO) {
             expect("address of nothing", 0, pointer.address.0)?;
             expect("length of nothing", 0, pointer.stored_length.into())?;
             expect("checksum of nothing", 0, pointer.checksum.into())?;
         } else {
+            if pointer.is_indirect() {
+                expect("codec of a tree of chunks", CodecId::RAW.to_u8().into(), raw.codec.into())?;
+            }
             at_most("stored length", STORED_LIMIT.into(), pointer.stored_length.into())?;
             if pointer.stored_length == 0 {
                 return Err(Fault::Field { field: "stored length", expected: STORED_LIMIT.into(), found: 0 });

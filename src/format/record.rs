@@ -8,9 +8,10 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::{Seal, SealHasher, checksum};
+use super::codec::{CodecId, check_encoded_length};
 use super::pointer::{BlockPointer, RawPointer};
 use super::superblock::{RawSegment, SegmentReference};
-use super::{at_most, reserved_zero};
+use super::{at_most, expect, reserved_zero};
 use crate::error::Fault;
 use crate::id::{BLOCK_LENGTH, Block, Generation, Incarnation, PageId, StoreId};
 
@@ -249,6 +250,9 @@ impl Entry {
             if !pointer.is_null() && pointer.stored_length > 0 && pointer.is_indirect() != page.class().is_chunked() {
                 return Err(Fault::Other("a pointer is indirect where it must not be, or direct where it must not"));
             }
+            if pointer.codec.codec().is_some() {
+                check_encoded_length(pointer.stored_length as usize, page.class().page_bytes() as usize)?;
+            }
             Ok(page)
         };
         let entry = match raw.kind {
@@ -262,6 +266,9 @@ impl Entry {
             BODY => Self::Body { new },
             found => return Err(Fault::Field { field: "entry kind", expected: BODY.into(), found: found.into() }),
         };
+        if raw.kind == BODY {
+            expect("codec of a body", CodecId::RAW.to_u8().into(), new.codec.to_u8().into())?;
+        }
         if matches!(raw.kind, DEAD | BODY) && id != 0 {
             return Err(Fault::Field { field: "entry id", expected: 0, found: id });
         }
@@ -420,13 +427,12 @@ pub fn encode_entries(target: &mut [u8], entries: &[Entry]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Codec;
     use crate::id::{Extent, SizeClass};
 
     fn pointer(address: u64, birth: u64) -> BlockPointer {
         BlockPointer {
             address: Block(address),
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             stored_length: 4096,
             checksum: 5,
             ..BlockPointer::null(Generation(birth))

@@ -11,8 +11,9 @@ use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incar
 
 /// The format version that this build writes and reads.
 pub const VERSION: u32 = 1;
-/// Bits of features without which the store must not be opened: none are defined yet.
-pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = 0;
+/// Bits of features without which the store must not be opened, as far as this build has them: one for each codec that a
+/// pointer of the store may name ([`CodecId::feature`](super::CodecId::feature)).
+pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = super::codec::FEATURES;
 /// Bits of features without which the store may be read but not written: none are defined yet.
 pub const FEATURES_READ_COMPATIBLE_KNOWN: u64 = 0;
 /// Bytes of the user header.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
     Entry, RECORD_HEADER_BYTES, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, decode_body,
     decode_header, verify_checksum,
@@ -100,7 +100,8 @@ impl Scanner {
     /// decoded although its checksum fits is none either: the generation it would make is then missing.
     ///
     /// # Errors
-    /// `Io`: a read error is not the end of the log.
+    /// `Io`: a read error is not the end of the log. `Corrupt` for a record that names a codec which this build does not
+    /// have: nor is that.
     pub fn next_record(&mut self) -> Result<Option<FoundRecord>> {
         if let Some(found) = self.at(self.segment, self.offset)? {
             return Ok(Some(self.step(found)));
@@ -148,7 +149,14 @@ impl Scanner {
             return Ok(None);
         }
         let body = decode_body(&bytes[RECORD_HEADER_BYTES..], header.entries.into(), header.blob_length.into());
-        let Ok((entries, blob)) = body else { return Ok(None) };
+        let (entries, blob) = match body {
+            Ok(body) => body,
+            Err(fault @ Fault::UnknownCodec { .. }) => {
+                let (path, offset) = (self.disk.path().into(), address.offset_bytes());
+                return Err(Corruption { path, structure: Structure::Record, page: None, offset, fault }.into());
+            }
+            Err(_) => return Ok(None),
+        };
         let blob = blob.to_vec();
         Ok(Some(FoundRecord { identity, segment, header, entries, blob, bytes }))
     }

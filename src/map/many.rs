@@ -141,7 +141,7 @@ fn groups(positions: &[u64], level: u8) -> impl Iterator<Item = &[u64]> {
 mod tests {
     use super::*;
     use crate::disk::{Disk, MemoryDisk};
-    use crate::format::{Codec, TreeRoot};
+    use crate::format::{CodecId, TreeRoot};
     use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber, Generation, SizeClass, StoreId};
     use crate::map::{Home, Shape, TreeWriter};
 
@@ -162,7 +162,7 @@ mod tests {
     fn pointer(address: u64, birth: u64) -> BlockPointer {
         BlockPointer {
             address: Block(1 << 20 | address),
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             stored_length: 4096,
             ..BlockPointer::null(Generation(birth))
         }

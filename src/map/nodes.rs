@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::Disk;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{BlockPointer, Node, NodeIdentity, NodeKind, checksum};
+use crate::format::{BlockPointer, CodecId, Node, NodeIdentity, NodeKind, checksum};
 use crate::id::{BLOCK_LENGTH, PageId, StoreId};
 
 const SHARDS: usize = 16;
@@ -92,6 +92,11 @@ impl Nodes {
             (Error::Corrupt(corruption), Some(_)) => Error::Corrupt(Box::new(Corruption { page, ..*corruption })),
             (error, _) => error,
         };
+        if pointer.codec != CodecId::RAW {
+            let (expected, found) = (CodecId::RAW.to_u8().into(), pointer.codec.to_u8().into());
+            let fault = Fault::Field { field: "codec of a block", expected, found };
+            return Err(with_page(self.corrupt(pointer, structure, fault)));
+        }
         if pointer.stored_length as usize != BLOCK_LENGTH {
             let (expected, found) = (BLOCK_LENGTH as u64, pointer.stored_length.into());
             let fault = Fault::Field { field: "block length", expected, found };

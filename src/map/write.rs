@@ -8,7 +8,7 @@ use super::dirty::{Base, Child, DirtyNode};
 use super::tree::{Shape, Tree, position_of};
 use crate::error::Result;
 use crate::format::{
-    BlockPointer, Codec, NODE_ENTRIES, Node, NodeIdentity, NodeKind, NodeSummary, PointerFlags, TreeRoot, checksum,
+    BlockPointer, CodecId, NODE_ENTRIES, Node, NodeIdentity, NodeKind, NodeSummary, PointerFlags, TreeRoot, checksum,
 };
 use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber, Generation};
 
@@ -164,7 +164,7 @@ impl<'a> TreeWriter<'a> {
         let address = self.home.place(&bytes)?;
         let pointer = BlockPointer {
             address,
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             flags,
             stored_length: BLOCK_LENGTH as u32,
             checksum: checksum(&bytes),

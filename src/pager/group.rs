@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::encode::encode;
 use super::handle::{Handle, Shared};
 use super::head::Taken;
 use super::pending::{Member, Sequence, release_alone, release_published};
@@ -345,7 +346,10 @@ impl Shared {
     /// before anything that it has could be given up.
     fn commit(&self, members: &[&Candidate<'_>], durability: Durability) -> Result<(Committed, Option<Arc<Pinned>>)> {
         let together = Together::new(members);
-        let changes = &together.changes();
+        let mut changes = together.changes();
+        let policy = &self.options.compression;
+        encode(&mut changes, |page| together.compression(page).unwrap_or_else(|| policy.of(page.class())));
+        let changes = &changes;
         #[cfg(feature = "tracing")]
         let _span = tracing::debug_span!("commit", pages = changes.pages.len(), ?durability).entered();
         let mut core = self.lock()?;

@@ -53,6 +53,7 @@ mod bytes;
 mod commit;
 mod committer;
 mod conflict;
+mod encode;
 mod group;
 mod guard;
 mod handle;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::encode::Policy;
 use crate::buffer::BufferManager;
 use crate::disk::Caching;
 use crate::error::{Error, Result};
-use crate::id::BLOCK_BYTES;
+use crate::format::Compression;
+use crate::id::{BLOCK_BYTES, SizeClass};
 use crate::store::{CheckpointReport, MakeStrategy, NewSpace, RecoveryReport, Settings};
 
 /// Bytes that a decoded node of a tree takes in memory, about.
@@ -85,6 +87,7 @@ pub struct Options {
     pub(super) caching: Caching,
     pub(super) clean_target_percent: u8,
     pub(super) hook: Hook,
+    pub(super) compression: Policy,
     pub(super) readers: Readers,
     checkpoint_log_bytes: Option<u64>,
     log_segment_bytes: Option<u32>,
@@ -104,6 +107,7 @@ impl Default for Options {
             caching: Caching::Buffered,
             clean_target_percent: 1,
             hook: Hook::default(),
+            compression: Policy::default(),
             readers: Readers::default(),
             checkpoint_log_bytes: None,
             log_segment_bytes: None,
@@ -230,6 +234,23 @@ impl Options {
     /// Which strategy proposes extents (default: [`SegmentFill`](crate::space::SegmentFill)).
     pub fn strategy(mut self, make: MakeStrategy) -> Self {
         self.settings.strategy = make;
+        self
+    }
+
+    /// How pages are stored that are written from now on (default: as they are). It may differ from open to open; what is
+    /// stored stays as it is until it is written again, and can be read whatever the choice. Pages of 4 KiB, and those
+    /// that would not get a block (4 KiB) shorter, are stored as they are.
+    ///
+    /// The first commit that uses a codec writes the newest superblock again with the codec's feature bit: builds of
+    /// Vellum without the codec refuse the store from then on.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression.set(compression);
+        self
+    }
+
+    /// How pages of one class are stored, whatever [`Options::compression`] says of the others.
+    pub fn compression_of(mut self, class: SizeClass, compression: Compression) -> Self {
+        self.compression.set_class(class, compression);
         self
     }
 

@@ -16,6 +16,7 @@ use super::memory::Unit;
 use super::pending::Member;
 use crate::buffer::Frame;
 use crate::error::{Error, Result};
+use crate::format::Compression;
 use crate::id::{PageId, SizeClass};
 use crate::store::{self, Changes, PageChange};
 
@@ -62,6 +63,8 @@ pub(super) struct PrivatePage {
     pub(super) content: Content,
     /// When it was changed last, counted in changes of the transaction.
     pub(super) changed: u64,
+    /// How it is to be stored, if that was said.
+    compression: Option<Compression>,
 }
 
 /// A point in a transaction that it can go back to. Dropping it gives up that possibility, and the memory it takes.
@@ -92,6 +95,8 @@ pub(super) struct Private {
     header: Option<Arc<[u8]>>,
     returned: [BTreeSet<u64>; SizeClass::COUNT],
     segments: Vec<Segment>,
+    /// What was said of how pages are to be stored; savepoints do not undo it.
+    compression: HashMap<PageId, Compression>,
 }
 
 impl Private {
@@ -200,16 +205,25 @@ impl Private {
         Ok(())
     }
 
+    pub(super) fn set_compression(&mut self, page: PageId, compression: Compression) {
+        self.compression.insert(page, compression);
+    }
+
     /// Whether nothing is changed.
     pub(super) fn is_empty(&self) -> bool {
         self.pages.is_empty() && self.header.is_none()
     }
 
     /// Pages, header, and the pages whose indices are given back.
-    pub(super) fn into_parts(self) -> (Pages, Option<Arc<[u8]>>, Vec<PageId>) {
+    pub(super) fn into_parts(mut self) -> (Pages, Option<Arc<[u8]>>, Vec<PageId>) {
         let in_class = |(class, indices): (SizeClass, BTreeSet<u64>)| {
             indices.into_iter().filter_map(move |index| PageId::new(class, index))
         };
+        for (page, compression) in self.compression {
+            if let Some(private) = self.pages.get_mut(&page) {
+                private.compression = Some(compression);
+            }
+        }
         let returned = SizeClass::all().zip(self.returned).flat_map(in_class).collect();
         (self.pages, self.header, returned)
     }
@@ -253,7 +267,7 @@ impl Private {
 
 impl PrivatePage {
     pub(super) fn new(origin: Origin, content: Content) -> Self {
-        Self { origin, content, changed: 0 }
+        Self { origin, content, changed: 0, compression: None }
     }
 
     /// Bytes of memory that it takes.
@@ -263,6 +277,7 @@ impl PrivatePage {
 
     /// Puts what a later transaction made of the page over this; `None` if the page was never there.
     fn overlaid(mut self, later: &Self) -> Option<Self> {
+        self.compression = later.compression;
         self.content = match (self.content, &later.content) {
             (_, Content::Freed) if self.origin == Origin::New => return None,
             (Content::Chunks(mut chunks, others), Content::Chunks(changed, Others::Below)) => {
@@ -339,6 +354,11 @@ impl<'a> Together<'a> {
     /// What became of each page.
     fn pages(&self) -> impl Iterator<Item = (PageId, &Content)> {
         self.pages.iter().map(|(page, private)| (*page, &private.content))
+    }
+
+    /// How the page is to be stored, if that was said.
+    pub(super) fn compression(&self, page: PageId) -> Option<Compression> {
+        self.pages.get(&page)?.compression
     }
 
     /// Everything, as the core wants it: the bytes stay where they are.

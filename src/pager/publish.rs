@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::{Change, Frame, Newest, PageSource, StorePages};
 use crate::error::Result;
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId};
 use crate::id::PageId;
 use crate::map::Nodes;
 use crate::store::{PageReader, Publication, PublishHook, Published, read_page};
@@ -53,7 +53,7 @@ impl PageSource for Source {
             if pointer.is_indirect() {
                 return PageReader::new(&self.nodes).read(page, pointer, 0, target);
             }
-            if pointer.codec == Codec::Zero {
+            if pointer.codec == CodecId::ZERO {
                 target.fill(0);
                 return Ok(());
             }

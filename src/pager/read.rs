@@ -9,7 +9,7 @@ use super::handle::Shared;
 use crate::buffer::{FrameGuard, ReadState};
 use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec, checksum};
+use crate::format::{BlockPointer, CodecId, checksum};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::map::Nodes;
 use crate::store::{PageReader, State, read_page};
@@ -130,7 +130,8 @@ impl At<'_> {
         let Some(pointer) = self.chunk_pointer(page, chunk)? else {
             return Ok(bytes.iter().all(|byte| *byte == 0));
         };
-        Ok(pointer.checksum == checksum(bytes) && {
+        // The checksum is of what is stored: of the bytes themselves only if they are stored as they are.
+        Ok((pointer.codec != CodecId::RAW || pointer.checksum == checksum(bytes)) && {
             let mut same = true;
             self.with_unit(page, &pointer, &mut |unit| same = unit == bytes)?;
             same
@@ -140,7 +141,7 @@ impl At<'_> {
     /// Where a chunk is; `None` if it is all zero.
     fn chunk_pointer(&self, page: PageId, chunk: u32) -> Result<Option<BlockPointer>> {
         let pointer = PageReader::new(&self.shared.nodes).chunk(page, &self.pointer(page)?, chunk)?;
-        Ok((!matches!(pointer.codec, Codec::Null | Codec::Zero)).then_some(pointer))
+        Ok((!matches!(pointer.codec, CodecId::NULL | CodecId::ZERO)).then_some(pointer))
     }
 
     /// Fills `target` with a part of a page. The caller has checked the range.

@@ -16,7 +16,7 @@ use super::private::{Content, Origin, Others, Private, PrivatePage, Savepoint};
 use super::read::{CHUNK_BYTES, Part, Read, check_range, parts};
 use super::turn::Turn;
 use crate::error::{Contended, Error, Result};
-use crate::format::HEADER_LIMIT;
+use crate::format::{Compression, HEADER_LIMIT};
 use crate::id::{PageId, SizeClass};
 use crate::store::Pinned;
 
@@ -220,6 +220,18 @@ impl Transaction {
         })?;
         result?;
         self.own.inner.borrow_mut().private.set(page, Some(PrivatePage::new(origin, Content::Whole(changed))));
+        Ok(())
+    }
+
+    /// How this transaction stores a page, whatever the options say of its class: of what it has written and will write
+    /// of the page, each chunk of 1 MiB by itself. It does not write the page, nor is it undone by going back to a
+    /// savepoint; later transactions store the page as the options say.
+    ///
+    /// # Errors
+    /// `PageNotFound`; `PageBorrowed`; those of reading the page map.
+    pub fn set_compression(&self, page: PageId, compression: Compression) -> Result<()> {
+        self.origin(page)?;
+        self.own.inner.borrow_mut().private.set_compression(page, compression);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Views: a committed state, held.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +9,11 @@ use super::bytes::Held;
 use super::handle::{Handle, Shared};
 use super::pins::{Expiring, PinKind, Registered};
 use super::read::{self, At, PageGuard, Read, check_range};
-use crate::buffer;
+use crate::buffer::{self, ReadState};
 use crate::error::{Error, Result};
+use crate::format::CodecId;
 use crate::id::{Generation, Incarnation, PageId, SizeClass};
-use crate::store::{Pinned, State};
+use crate::store::{Pinned, Share, State, add_page, storage};
 
 /// A committed state that stays as it is while this lives. Owned: it can be cloned, kept, and sent to other threads;
 /// reading it waits for nobody, and nobody waits for it. It takes no memory for pages that changed since, but what it
@@ -67,6 +69,26 @@ impl View {
     /// Those of `read`; those of reading pages.
     pub fn scope<R>(&self, mut read: impl FnMut(&Scope<'_>) -> Result<R>) -> Result<R> {
         self.reading(|at| self.shared().pages.scope(&at, |inner| read(&Scope { inner })))
+    }
+
+    /// What the pages of the state take on disk, by how they are stored. Reads the page maps, whole, and no page.
+    ///
+    /// # Errors
+    /// `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage(&self) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|at| storage(&at.shared.nodes, &at.state.maps[..]))
+    }
+
+    /// What one page takes on disk, by how it is stored: each chunk of a page above 1 MiB by itself.
+    ///
+    /// # Errors
+    /// `PageNotFound`; `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn storage_of(&self, page: PageId) -> Result<BTreeMap<CodecId, Share>> {
+        self.reading(|at| {
+            let mut shares = BTreeMap::new();
+            add_page(&at.shared.nodes, page, &at.pointer(page)?, &mut shares)?;
+            Ok(shares)
+        })
     }
 
     fn shared(&self) -> &Shared {

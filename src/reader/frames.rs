@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffer::{BufferManager, FrameGuard, Newest, PageSource, ReadState, StorePages};
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::map::Nodes;
 use crate::store::{PageReader, Pinned, State, read_page};
@@ -77,7 +77,7 @@ impl Frames {
     /// One chunk of a page above 1 MiB; `None` if it is all zero.
     pub(super) fn chunk(&self, page: PageId, chunk: &BlockPointer) -> Result<Option<FrameGuard>> {
         match chunk.codec {
-            Codec::Null | Codec::Zero => Ok(None),
+            CodecId::NULL | CodecId::ZERO => Ok(None),
             _ => self.pages.unit(page, chunk, SizeClass::CHUNK).map(Some),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::table::Table;
 use crate::disk::FileDisk;
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec, PointerFlags, checksum};
+use crate::format::{BlockPointer, CodecId, PointerFlags, checksum};
 use crate::id::{Block, Generation, PageId, SizeClass};
 use crate::map::PointerHasher;
 use crate::memory::GrowingFile;
@@ -51,7 +51,7 @@ impl Mapped {
     /// read by other ways, which say what is wrong with it.
     pub(super) fn verified(&self, page: PageId, pointer: &BlockPointer) -> Option<&[u8]> {
         let unit_bytes = page.class().page_bytes().min(SizeClass::CHUNK.page_bytes());
-        let plain = pointer.codec == Codec::Raw && !pointer.is_indirect();
+        let plain = pointer.codec == CodecId::RAW && !pointer.is_indirect();
         if !plain || u64::from(pointer.stored_length) != unit_bytes {
             return None;
         }

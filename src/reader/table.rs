@@ -5,15 +5,20 @@
 //! - **T2** A refresh first says what the newest generation will be, then forgets the slots of all pages that change,
 //!   then shows the state. A slot is filled only while `newest` is still the generation whose trees were asked; that is
 //!   asked with the slot in hand. So no view of the new state meets a place of the old one.
+#![allow(unsafe_code)]
 
 use std::array;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::id::{Block, Generation, PageId, SizeClass};
+use crate::memory::{Hint, Reservation};
 
-/// Slots of a leaf, leaves of a branch, branches of a class: enough for 2^30 pages; others are looked up in the trees.
-const FANOUT: usize = 1 << 10;
+/// Slots of a class, if the system gives so much address space: 4 TiB of pages of 4 KiB. It becomes memory as it is
+/// touched, and stands on huge pages, since a look at a slot is a look at a random place.
+const SLOTS_WANTED: usize = 1 << 30;
+/// At least so many: others are looked up in the trees.
+const SLOTS_LEAST: usize = 1 << 16;
 
 /// In a slot's place: somebody has it in hand.
 const BUSY: u64 = u64::MAX;
@@ -22,16 +27,25 @@ const EMPTY: u64 = 0;
 /// Where the tag begins: the low bits of `since`, so that a place is never taken for that of another time.
 const TAG_SHIFT: u32 = 48;
 
-type Level<T> = OnceLock<Box<[T]>>;
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Table {
-    classes: [Level<Level<Level<Slot>>>; SizeClass::COUNT],
+    classes: [OnceLock<Slots>; SizeClass::COUNT],
     newest: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+/// The slots of one class, by page index. None where the system gives no memory for them.
+#[derive(Debug)]
+struct Slots {
+    memory: Option<Reservation>,
+    count: u64,
+    /// One more than the largest index ever filled.
+    filled: AtomicU64,
+}
+
+/// Zero bytes are an empty slot.
+#[derive(Debug)]
+#[repr(C)]
 struct Slot {
     place: AtomicU64,
     since: AtomicU64,
@@ -62,19 +76,14 @@ impl Table {
 
     #[inline]
     fn slot(&self, page: PageId) -> Option<&Slot> {
-        let (leaf, slot) = (page.index() / FANOUT as u64, (page.index() % FANOUT as u64) as usize);
-        let (branch, leaf) = (usize::try_from(leaf / FANOUT as u64).ok()?, (leaf % FANOUT as u64) as usize);
-        self.classes[page.class().index()].get()?.get(branch)?.get()?.get(leaf)?.get()?.get(slot)
+        self.classes[page.class().index()].get()?.get(page.index())
     }
 
     fn slot_made(&self, page: PageId) -> Option<&Slot> {
-        fn level<T: Default>() -> Box<[T]> {
-            (0..FANOUT).map(|_| T::default()).collect()
-        }
-        let (leaf, slot) = (page.index() / FANOUT as u64, (page.index() % FANOUT as u64) as usize);
-        let (branch, leaf) = (usize::try_from(leaf / FANOUT as u64).ok()?, (leaf % FANOUT as u64) as usize);
-        let class = self.classes[page.class().index()].get_or_init(level);
-        class.get(branch)?.get_or_init(level).get(leaf)?.get_or_init(level).get(slot)
+        let slots = self.classes[page.class().index()].get_or_init(Slots::new);
+        let slot = slots.get(page.index())?;
+        slots.filled.fetch_max(page.index() + 1, Ordering::Relaxed);
+        Some(slot)
     }
 
     /// Keeps that the page has lain in `block` since the generation `since`, as the trees of the state of `asked` say.
@@ -107,14 +116,38 @@ impl Table {
     /// Forgets all pages.
     pub(super) fn forget_all(&self, newest: Generation) {
         self.announce(newest);
-        let branches = self.classes.iter().filter_map(|class| class.get()).flatten();
-        let leaves = branches.filter_map(|branch| branch.get()).flatten();
-        leaves.filter_map(|leaf| leaf.get()).flatten().for_each(|slot| slot.forget(newest));
+        for slots in self.classes.iter().filter_map(OnceLock::get) {
+            let used = (0..slots.filled.load(Ordering::Relaxed)).filter_map(|index| slots.get(index));
+            // Whoever fills an empty one later asks for `newest` first.
+            let full = used.filter(|slot| slot.place.load(Ordering::Relaxed) != EMPTY);
+            full.for_each(|slot| slot.forget(newest));
+        }
     }
 
     fn announce(&self, newest: Generation) {
         self.newest.store(newest.0, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+}
+
+impl Slots {
+    fn new() -> Self {
+        let bytes = |slots: usize| slots * size_of::<Slot>();
+        let memory = Reservation::at_most(bytes(SLOTS_WANTED), bytes(SLOTS_LEAST)).ok();
+        if let Some(memory) = &memory {
+            // Without huge pages it is only slower.
+            let _ = memory.hint(.., Hint::HugePages);
+        }
+        let count = memory.as_ref().map_or(0, |memory| (memory.len() / size_of::<Slot>()) as u64);
+        Self { memory, count, filled: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    fn get(&self, index: u64) -> Option<&Slot> {
+        let memory = self.memory.as_ref().filter(|_| index < self.count)?;
+        // SAFETY: the slot lies within the reservation, which lives as long as `self`, is aligned for it, and is used
+        // as slots only; zero bytes are one, and it changes by atomic operations.
+        Some(unsafe { memory.start().cast::<Slot>().add(index as usize).as_ref() })
     }
 }
 
@@ -158,8 +191,9 @@ mod tests {
         table.forget_all(Generation(12));
         assert!((0..2000).all(|index| table.find(page(index), Generation(12)).is_none()));
         // Beyond its reach the table knows nothing, and says so.
-        table.fill(page(1 << 30), Block(5), Generation(1), Generation(12));
-        assert_eq!(table.find(page(1 << 30), Generation(12)), None);
+        let beyond = page(1 << 40);
+        table.fill(beyond, Block(5), Generation(1), Generation(12));
+        assert_eq!(table.find(beyond, Generation(12)), None);
     }
 
     #[test]

@@ -122,8 +122,8 @@ impl Store {
         self.space.allocate(request)
     }
 
-    /// Writes a record where `plan` says, with `pages` (stored bytes, whole blocks) directly behind it, and makes it
-    /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
+    /// Writes a record where `plan` says, with the units `behind` (stored bytes, each in whole blocks) directly behind it,
+    /// and makes it durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
     /// on their way there.
     ///
     /// When this fails, the store is poisoned and the commit's fate unknown.
@@ -138,7 +138,7 @@ impl Store {
         durability: Durability,
     ) -> Result<()> {
         let blocks = record_blocks(draft.entries.len(), draft.blob.len());
-        let behind_bytes: usize = behind.iter().map(|pages| pages.len()).sum();
+        let behind_bytes: usize = behind.iter().map(|unit| unit.len().next_multiple_of(BLOCK_LENGTH)).sum();
         let record_bytes = blocks as usize * BLOCK_LENGTH;
         let run_bytes = record_bytes + behind_bytes;
         let run_blocks = (run_bytes / BLOCK_LENGTH) as u32;
@@ -169,9 +169,11 @@ impl Store {
         record.fill(0);
         encode_record(record, &identity, &header, &draft.entries, &draft.blob);
         let seal = finish_record(record, identity.salt, sealed);
-        for pages in behind {
-            let (target, after) = rest.split_at_mut(pages.len());
-            target.copy_from_slice(pages);
+        for unit in behind {
+            let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
+            let (stored, padding) = target.split_at_mut(unit.len());
+            stored.copy_from_slice(unit);
+            padding.fill(0);
             rest = after;
         }
         let written = self.make_durable(plan.placement.address, &run[..run_bytes], flights, durability);

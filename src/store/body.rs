@@ -5,7 +5,7 @@
 
 use super::Medium;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{Codec, ENTRY_BYTES, Entry, PointerFlags, RecordFlags, SealHasher, checksum, decode_entries};
+use crate::format::{CodecId, ENTRY_BYTES, Entry, PointerFlags, RecordFlags, SealHasher, checksum, decode_entries};
 use crate::id::{BLOCK_BYTES, Block};
 use crate::log::FoundRecord;
 
@@ -46,7 +46,7 @@ pub(super) fn load_body(medium: &Medium, record: &mut FoundRecord, left: &mut u6
             return Err(fault(Fault::Field { field: "birth of a body", expected, found }));
         }
         let whole_entries = (new.stored_length as usize).is_multiple_of(ENTRY_BYTES);
-        if new.codec != Codec::Raw || new.flags != PointerFlags::default() || !whole_entries {
+        if new.codec != CodecId::RAW || new.flags != PointerFlags::default() || !whole_entries {
             return Err(fault(Fault::Other("it cannot be a part of a body")));
         }
         if new.extent().end().0 > file_bytes / BLOCK_BYTES {

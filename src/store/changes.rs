@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::Spilled;
+use super::{Encoded, Spilled};
 use crate::format::CatalogueEntry;
 use crate::id::{Generation, Incarnation, PageId};
 
@@ -12,6 +12,8 @@ use crate::id::{Generation, Incarnation, PageId};
 pub enum Content<'a> {
     /// These. Those that lie at a multiple of 4096 in memory can be written from where they lie.
     Bytes(Cow<'a, [u8]>),
+    /// These, as a codec made them ([`Content::encode`]).
+    Encoded(Encoded<'a>),
     /// Those that were written to reserved space before; the commit takes that space over.
     Spilled(Spilled),
 }

@@ -25,7 +25,7 @@ use super::{Maps, Medium, OnDisk, Running, State, Store, reuse};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlockPointer, Codec, DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, NodeKind, PointerFlags, SEGMENTS_LIMIT,
+    BlockPointer, CodecId, DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, NodeKind, PointerFlags, SEGMENTS_LIMIT,
     SegmentReference, Superblock, TreeRoot, capacity, checksum, encode_deferred, slot_blocks,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId, SizeClass};
@@ -114,7 +114,7 @@ impl Homes {
     fn place_leaf(&mut self, bytes: &[u8; BLOCK_LENGTH], birth: Generation) -> Result<BlockPointer> {
         Ok(BlockPointer {
             address: self.place(bytes)?,
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             flags: PointerFlags::default(),
             stored_length: BLOCK_LENGTH as u32,
             checksum: checksum(bytes),

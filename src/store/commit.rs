@@ -11,7 +11,7 @@ use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spill
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlockPointer, Codec, Entry, HEADER_LIMIT, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum,
+    BlockPointer, CodecId, Entry, HEADER_LIMIT, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum,
     encode_entries, record_blocks,
 };
 use crate::id::{BLOCK_LENGTH, Block, Extent, Generation, PageId};
@@ -25,6 +25,8 @@ pub(super) struct Unit<'a> {
     pub(super) address: Block,
     /// Once it is known.
     pub(super) checksum: Option<u32>,
+    /// How the bytes are a page's.
+    pub(super) codec: CodecId,
 }
 
 /// Where a unit's bytes are.
@@ -45,6 +47,8 @@ pub(super) struct Prepared<'a> {
     looked_up: LookedUp,
     /// Reservations that the commit takes over.
     pub(super) spilled: Vec<Reserved>,
+    /// The features of the store: what is encoded otherwise is stored as it is.
+    features: u64,
 }
 
 /// Whether pointers are known.
@@ -104,7 +108,8 @@ impl Store {
         if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
             self.sync()?;
         }
-        let prepared = self.prepare(changes)?;
+        let features = self.permit_codecs(changes)?;
+        let prepared = self.prepare(changes, features)?;
         let mut taken = Vec::new();
         let result = self.commit_prepared(changes, prepared, generation, durability, &mut taken);
         if let Err(error) = &result
@@ -118,12 +123,12 @@ impl Store {
     }
 
     /// Finds the bytes to be stored; looks up what the changes replace, if that must be known before they are written.
-    fn prepare<'a>(&self, changes: &'a Changes<'_>) -> Result<Prepared<'a>> {
+    fn prepare<'a>(&self, changes: &'a Changes<'_>, features: u64) -> Result<Prepared<'a>> {
         if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
             return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
         }
         let state = self.state();
-        let mut prepared = Prepared::default();
+        let mut prepared = Prepared { features, ..Prepared::default() };
         prepared.looked_up = match changes.pages.values().all(|change| matches!(change, PageChange::Whole(_))) {
             true => LookedUp::NotYet,
             false => LookedUp::Already,
@@ -430,7 +435,7 @@ impl Store {
             self.unsynced_bytes += padded.len() as u64;
             let new = BlockPointer {
                 address: extent.start,
-                codec: Codec::Raw,
+                codec: CodecId::RAW,
                 flags: PointerFlags::default(),
                 stored_length: bytes.len() as u32,
                 checksum: checksum(&bytes),
@@ -510,6 +515,7 @@ impl Content<'_> {
     fn length_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Encoded(encoded) => encoded.page_bytes.into(),
             Self::Spilled(spilled) => spilled.stored_length.into(),
         }
     }
@@ -518,7 +524,7 @@ impl Content<'_> {
 impl<'a> Unit<'a> {
     /// Bytes in memory, to be stored.
     pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: Option<u32>) -> Self {
-        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum }
+        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum, codec: CodecId::RAW }
     }
 
     /// Makes the checksum known.
@@ -532,7 +538,7 @@ impl<'a> Unit<'a> {
 
     fn spilled(spilled: &Spilled) -> Self {
         let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
-        Self { bytes, address, checksum: Some(spilled.checksum) }
+        Self { bytes, address, checksum: Some(spilled.checksum), codec: CodecId::RAW }
     }
 
     /// The bytes that are not on disk yet.
@@ -557,7 +563,7 @@ impl<'a> Unit<'a> {
     pub(super) fn pointer(&self, birth: Generation) -> BlockPointer {
         BlockPointer {
             address: self.address,
-            codec: Codec::Raw,
+            codec: self.codec,
             flags: PointerFlags::default(),
             stored_length: self.stored_length(),
             checksum: self.checksum(),
@@ -572,6 +578,10 @@ impl<'a> Prepared<'a> {
         let unit = match content {
             Content::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => return None,
             Content::Bytes(bytes) => Unit::new(&bytes[..], None),
+            Content::Encoded(encoded) => match &encoded.page {
+                Some(page) if encoded.codec.feature() & !self.features != 0 => Unit::new(&page[..], None),
+                _ => Unit { codec: encoded.codec, ..Unit::new(&encoded.stored[..], Some(encoded.checksum)) },
+            },
             Content::Spilled(spilled) => {
                 self.spilled.push(spilled.reserved);
                 Unit::spilled(spilled)

@@ -1,9 +1,13 @@
-//! Reading pages: bytes are believed only if they sum to what the pointer says.
+//! Reading pages: bytes are believed only if they sum to what the pointer says, and are decoded only then. The sum is of
+//! the bytes as they are stored.
 
-use crate::disk::Disk;
+use std::cell::RefCell;
+
+use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{BlockPointer, Codec, checksum};
-use crate::id::{BLOCK_BYTES, PageId, SizeClass};
+use crate::format::codec::{check_encoded_length, decode};
+use crate::format::{BlockPointer, CodecId, checksum};
+use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, PageId, SizeClass};
 use crate::map::Nodes;
 
 use super::chunks::chunk_tree;
@@ -79,11 +83,11 @@ pub fn read_part(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, offset: 
     if offset.checked_add(length).is_none_or(|end| end > unit as u64) {
         return Err(Error::OutOfPage { page, offset, length });
     }
-    if pointer.codec == Codec::Zero {
+    if pointer.codec == CodecId::ZERO {
         target.fill(0);
         return Ok(());
     }
-    let mut whole = crate::disk::AlignedBuffer::zeroed(unit);
+    let mut whole = AlignedBuffer::zeroed(unit);
     read_page(disk, page, pointer, &mut whole)?;
     target.copy_from_slice(&whole[offset as usize..][..target.len()]);
     Ok(())
@@ -94,30 +98,66 @@ pub fn read_part(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, offset: 
 /// # Errors
 /// `PageNotFound` if the pointer leads nowhere, `Io`, `Corrupt`.
 pub fn read_page(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
-    let offset = pointer.address.offset_bytes();
-    let corrupt = |fault| {
-        let path = disk.path().into();
-        Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into())
-    };
     match pointer.codec {
-        Codec::Null => return Err(Error::PageNotFound { page }),
-        Codec::Zero => {
+        CodecId::NULL => return Err(Error::PageNotFound { page }),
+        CodecId::ZERO => {
             target.fill(0);
             return Ok(());
         }
-        Codec::Raw => {}
+        _ => {}
     }
     if pointer.is_indirect() {
-        return corrupt(Fault::Other("it leads to a tree of chunks"));
+        return corrupt(disk, page, pointer, Fault::Other("it leads to a tree of chunks"));
     }
-    if pointer.stored_length as usize != target.len() {
-        return corrupt(Fault::Field {
-            field: "stored length",
-            expected: target.len() as u64,
-            found: pointer.stored_length.into(),
-        });
+    let length = pointer.stored_length;
+    if pointer.codec == CodecId::RAW {
+        if length as usize != target.len() {
+            let (expected, found) = (target.len() as u64, length.into());
+            return corrupt(disk, page, pointer, Fault::Field { field: "stored length", expected, found });
+        }
+        return read_stored(disk, page, pointer, target);
     }
-    read_stored(disk, page, pointer, target)
+    // Before anything is made room for: fewer bytes than the page's.
+    check_encoded_length(length as usize, target.len()).or_else(|fault| corrupt(disk, page, pointer, fault))?;
+    with_scratch(pointer.extent().blocks as usize * BLOCK_LENGTH, |stored| {
+        read_stored(disk, page, pointer, stored)?;
+        decode_stored(disk, page, pointer, stored, target)
+    })
+}
+
+/// Decodes what [`read_stored`] has read into `target`, which is as long as the page (or chunk).
+///
+/// # Errors
+/// `Corrupt`.
+pub(super) fn decode_stored(
+    disk: &dyn Disk,
+    page: PageId,
+    pointer: &BlockPointer,
+    stored: &[u8],
+    target: &mut [u8],
+) -> Result<()> {
+    let stored = stored.get(..pointer.stored_length as usize).unwrap_or_default();
+    decode(pointer.codec, stored, target).or_else(|fault| corrupt(disk, page, pointer, fault))
+}
+
+thread_local! {
+    /// What was stored of the page that the thread decoded last. Grows to 1 MiB at most.
+    static SCRATCH: RefCell<Option<AlignedBuffer>> = const { RefCell::new(None) };
+}
+
+/// Lends memory of this thread for `length` bytes of whole blocks.
+fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+    // A thread that is ending has no scratch any more, and takes memory each time.
+    let kept = SCRATCH.try_with(RefCell::take).ok().flatten();
+    let mut buffer = kept.filter(|kept| kept.len() >= length).unwrap_or_else(|| AlignedBuffer::zeroed(length));
+    let result = work(&mut buffer[..length]);
+    let _ = SCRATCH.try_with(|kept| kept.replace(Some(buffer)));
+    result
+}
+
+fn corrupt(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, fault: Fault) -> Result<()> {
+    let (path, offset) = (disk.path().into(), pointer.address.offset_bytes());
+    Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into())
 }
 
 /// Fills `target` with the blocks that `pointer` leads to, as they are stored; it is as long as they are, or as the
@@ -127,19 +167,15 @@ pub fn read_page(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: 
 /// `Io`, `Corrupt`.
 pub(super) fn read_stored(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()> {
     let offset = pointer.address.offset_bytes();
-    let corrupt = |fault| {
-        let path = disk.path().into();
-        Err(Corruption { path, structure: Structure::Page, page: Some(page), offset, fault }.into())
-    };
     if let Err(source) = disk.read_at(offset, target) {
         if source.kind() == std::io::ErrorKind::UnexpectedEof {
-            return corrupt(Fault::Truncated { file_bytes: disk.length().unwrap_or(0) });
+            return corrupt(disk, page, pointer, Fault::Truncated { file_bytes: disk.length().unwrap_or(0) });
         }
         return Err(Error::Io { operation: "read", path: disk.path().into(), offset: Some(offset), source });
     }
     let found = checksum(target.get(..pointer.stored_length as usize).unwrap_or_default());
     if found != pointer.checksum {
-        return corrupt(Fault::Checksum { expected: pointer.checksum, found });
+        return corrupt(disk, page, pointer, Fault::Checksum { expected: pointer.checksum, found });
     }
     Ok(())
 }

@@ -16,7 +16,7 @@
 //!   and one sync covers all; only then is anything published.
 //! - **V5** The cost is in proportion to the log: no leaf of the bitmap is read but for log segments, and of each page map
 //!   one path, to see whether the newest checkpoint's is sound; so the older slot serves while it is there to serve.
-//! - **V6** Both slots lead to the same state. Which one served is told in the report, and a checkpoint makes both good.
+//! - **V7** Both slots lead to the same state. Which one served is told in the report, and a checkpoint makes both good.
 //! - **V6** What readers of other processes hold is asked before anything is released; one that reads a checkpoint
 //!   newer than the one recovered fails the open.
 
@@ -68,6 +68,8 @@ struct FoundLog {
     records: Vec<FoundRecord>,
     /// The highest generation that anything says to be durable.
     durable: Generation,
+    /// The highest that a record says to be.
+    said: Generation,
     cut: Option<Generation>,
 }
 
@@ -294,8 +296,8 @@ impl Store {
             }
         }
         let last = records.last().map_or(self.folded.generation, |record| record.header.generation);
-        let mut durable =
-            records.iter().map(|record| record.header.synced_through).fold(newest_folded, Generation::max);
+        let said = records.iter().map(|record| record.header.synced_through).max().unwrap_or_default();
+        let mut durable = newest_folded.max(said);
         if self.sabotaged_ignore_synced_through() {
             durable = self.folded.generation;
         } else {
@@ -316,7 +318,7 @@ impl Store {
             }
             kept.push(record);
         }
-        Ok(FoundLog { records: kept, durable, cut })
+        Ok(FoundLog { records: kept, durable, said, cut })
     }
 
     fn missing(&self, last: Generation) -> Error {
@@ -354,7 +356,8 @@ impl Store {
         }
         self.deferred = Deferred::new(replayed.into_entries());
         self.synced = log.durable;
-        self.anchored = log.durable;
+        // The newest superblock may yet be lost; the opening record will say what it says.
+        self.anchored = log.said.max(self.folded_before);
         Ok(())
     }
 
@@ -373,6 +376,7 @@ impl Store {
             }
             self.log.announce(next);
         }
+        self.permit_replayed(&record.entries);
         let applied = Applied {
             generation: header.generation,
             incarnation: header.incarnation,

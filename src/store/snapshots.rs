@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use super::changes::Changes;
 use super::chunks::chunk_tree;
+use super::read::{read_page, read_stored};
 use super::state::Listed;
-use super::{Committed, Durability, PageChange, PageReader, Running, Store};
+use super::{Committed, Content, Durability, PageChange, Running, Store};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CatalogueEntry, EntryKind, NOTE_LIMIT, TreeRoot, check_name};
-use crate::id::{Generation, Incarnation, PageId, SizeClass};
+use crate::id::{BLOCK_LENGTH, Generation, Incarnation, PageId, SizeClass};
 use crate::map::{Exclusive, Tree, diff, exclusive};
 
 impl Store {
@@ -157,22 +158,34 @@ impl Store {
         if was.is_null() {
             return Ok(PageChange::Free);
         }
-        let reader = PageReader::new(&self.nodes);
         if !page.class().is_chunked() {
-            let mut bytes = vec![0; page.class().page_bytes() as usize];
-            reader.read(page, was, 0, &mut bytes)?;
-            return Ok(PageChange::Whole(bytes.into()));
+            return Ok(PageChange::Whole(self.content_of(page, was)?));
         }
         let (old, new) = (chunk_tree(page, was), chunk_tree(page, is));
         let mut chunks = std::collections::BTreeMap::new();
         for chunk in 0..page.class().chunks() {
             let (was_chunk, is_chunk) = (old.get(&self.nodes, chunk)?, new.get(&self.nodes, chunk)?);
             if was_chunk.birth != is_chunk.birth || was_chunk.is_null() != is_chunk.is_null() {
-                let mut bytes = vec![0; SizeClass::CHUNK.page_bytes() as usize];
-                reader.read(page, was, chunk * SizeClass::CHUNK.page_bytes(), &mut bytes)?;
-                chunks.insert(chunk as u32, bytes.into());
+                chunks.insert(chunk as u32, self.content_of(page, &was_chunk)?);
             }
         }
         Ok(PageChange::Chunks(chunks))
+    }
+
+    /// What a pointer stores, of a page of at most 1 MiB or of a chunk: encoded, if that is how it is stored.
+    fn content_of(&self, page: PageId, pointer: &BlockPointer) -> Result<Content<'static>> {
+        let unit_bytes = page.class().page_bytes().min(SizeClass::CHUNK.page_bytes()) as u32;
+        let disk = self.medium.disk().as_ref();
+        if pointer.codec.codec().is_some() {
+            let mut stored = vec![0; pointer.extent().blocks as usize * BLOCK_LENGTH];
+            read_stored(disk, page, pointer, &mut stored)?;
+            stored.truncate(pointer.stored_length as usize);
+            return Ok(Content::copied(pointer, stored, unit_bytes));
+        }
+        let mut bytes = vec![0; unit_bytes as usize];
+        if !pointer.is_null() {
+            read_page(disk, page, pointer, &mut bytes)?;
+        }
+        Ok(bytes.into())
     }
 }

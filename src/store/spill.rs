@@ -23,7 +23,7 @@ use std::io::IoSlice;
 use super::{Medium, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec, PointerFlags, STORED_LIMIT, checksum};
+use crate::format::{BlockPointer, CodecId, PointerFlags, STORED_LIMIT, checksum};
 use crate::id::{BLOCK_LENGTH, Extent, Generation};
 use crate::space::{LEAF_BLOCKS, Purpose, Request};
 
@@ -55,7 +55,7 @@ impl Spilled {
     pub fn pointer(&self) -> BlockPointer {
         BlockPointer {
             address: self.reserved.extent.start,
-            codec: Codec::Raw,
+            codec: CodecId::RAW,
             flags: PointerFlags::default(),
             stored_length: self.stored_length,
             checksum: self.checksum,

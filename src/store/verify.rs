@@ -10,6 +10,7 @@ use crate::id::{BLOCK_LENGTH, Block, Extent, PageId, SizeClass};
 use crate::map::{Exclusive, Tree, exclusive};
 
 use super::chunks::chunk_tree;
+use super::read::{decode_stored, read_stored};
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,7 +287,16 @@ impl Verifier<'_> {
             return;
         }
         let mut bytes = crate::disk::AlignedBuffer::zeroed(pointer.extent().blocks as usize * BLOCK_LENGTH);
-        match super::read::read_stored(self.store.medium.disk().as_ref(), page, pointer, &mut bytes) {
+        let disk = self.store.medium.disk().as_ref();
+        let checked = read_stored(disk, page, pointer, &mut bytes).and_then(|()| match pointer.codec.codec() {
+            None => Ok(()),
+            Some(_) => {
+                // Its checksum fits; whether it is a page, decoding says.
+                let unit = page.class().page_bytes().min(SizeClass::CHUNK.page_bytes());
+                decode_stored(disk, page, pointer, &bytes, &mut vec![0; unit as usize])
+            }
+        });
+        match checked {
             Ok(()) => self.report.page_bytes += bytes.len() as u64,
             Err(error) => self.failed(Some(page), &error),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::model::{Model, ModelState, page_bytes};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::error::{Error, Result};
-use crate::format::EntryKind;
+use crate::format::{Compression, EntryKind};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::process::NoReaders;
 use crate::space::FirstFit;
@@ -22,6 +22,8 @@ pub enum Step {
     Write(Vec<(u8, u64)>),
     /// The same, without a sync.
     WriteDeferred(Vec<(u8, u64)>),
+    /// As `Write`, encoded: by LZ4 or Zstandard, as versions go. Pages of 4 KiB stay as they are.
+    WriteEncoded(Vec<(u8, u64)>),
     /// Reserves space for new versions of these pages and writes them there, for a later step to commit.
     Spill(Vec<(u8, u64)>),
     /// Commits everything that was spilled, with new versions of these pages.
@@ -203,6 +205,20 @@ impl History {
                 }
                 let committed = self.store.commit(&changes, durability)?;
                 self.committed(committed, state, durability);
+            }
+            Step::WriteEncoded(pages) => {
+                let mut changes = Changes::default();
+                for page in pages.iter().filter_map(page_of) {
+                    let fresh = !state.pages.contains_key(&page);
+                    self.version += 1;
+                    let compression = if self.version.is_multiple_of(2) { Compression::LZ4 } else { Compression::ZSTD };
+                    let units = units_of(page, self.version).into_iter();
+                    let encoded = units.map(|unit| Content::encode(unit, compression));
+                    changes.pages.insert(page, change_of(page, encoded, fresh));
+                    state.pages.insert(page, self.version);
+                }
+                let committed = self.store.commit(&changes, Durability::Durable)?;
+                self.committed(committed, state, Durability::Durable);
             }
             Step::Spill(pages) => {
                 for page in pages.iter().filter_map(page_of) {

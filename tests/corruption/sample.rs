@@ -73,7 +73,7 @@ fn closed_history() -> (History, Vec<Bytes>) {
         Step::View,
         Step::Write(vec![(12, 0), (12, 3)]),
         Step::Free(vec![(12, 1), (14, 0)]),
-        Step::Write(vec![(14, 1), (12, 2)]),
+        Step::WriteEncoded(vec![(14, 1), (12, 2)]),
         Step::Snapshot(1),
         Step::Write(vec![(13, 0), (12, 4), (15, 0)]),
     ];
@@ -102,7 +102,7 @@ pub(crate) fn crashed() -> Sample {
     record(&history, &mut earlier);
     let steps = [
         Step::Write(vec![(12, 0), (12, 5)]),
-        Step::Write(vec![(13, 0), (14, 1)]),
+        Step::WriteEncoded(vec![(13, 0), (14, 1)]),
         Step::Free(vec![(12, 3)]),
         Step::DeleteSnapshot(0),
         Step::Write(vec![(12, 0)]),

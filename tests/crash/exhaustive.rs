@@ -15,6 +15,7 @@ fn operations() -> Vec<(&'static str, Step)> {
         ("commit", Step::Free(vec![(12, 1)])),
         ("deferred commit", Step::WriteDeferred(vec![(12, 2)])),
         ("commit", Step::Header(7)),
+        ("encoded commit", Step::WriteEncoded(vec![(13, 0), (14, 1)])),
         ("deferred commit", Step::Sync),
         ("growth", Step::Write(vec![(14, 0), (13, 3)])),
         ("checkpoint", Step::Checkpoint),

@@ -23,7 +23,7 @@ impl Random {
     }
 
     pub(crate) fn step(&mut self) -> Step {
-        match self.below(34) {
+        match self.below(37) {
             0..=9 => Step::Write(self.pages()),
             10..=12 => Step::WriteDeferred(self.pages()),
             13..=14 => Step::Free(self.pages()),
@@ -40,6 +40,7 @@ impl Random {
             30 => Step::Spill(self.pages()),
             31..=32 => Step::WriteSpilled(self.pages()),
             33 => Step::GiveBackSpilled,
+            34..=36 => Step::WriteEncoded(self.pages()),
             _ => Step::CloseView,
         }
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod background;
+mod compression;
 mod concurrent;
 mod group;
 mod history;

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 const BLOCK: usize = 4096;
+/// LZ4 and Zstandard are read; Snappy is not, and a store with its bit is refused.
+const FEATURES: u64 = 1 << 3 | 1 << 4;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -139,6 +141,7 @@ impl Pointer {
         match (pointer.codec, pointer.flags) {
             (0 | 1, 0..=7) if nothing => Ok(pointer),
             (2, 0..=7) if something => Ok(pointer),
+            (3 | 4, 0..=7) if something && pointer.flags & 1 == 0 => Ok(pointer),
             _ => Err(format!("{pointer:?} cannot be")),
         }
     }
@@ -172,7 +175,7 @@ impl Superblock {
         if !valid {
             return Ok(None);
         }
-        if u32_at(bytes, 8) != 1 || u64_at(bytes, 16) != 0 {
+        if u32_at(bytes, 8) != 1 || u64_at(bytes, 16) & !FEATURES != 0 {
             return Err("a version or a feature that is not known".into());
         }
         if bytes[12] != 12 || bytes[13] != 12 {
@@ -517,9 +520,24 @@ impl<'a> Reader<'a> {
         match pointer.codec {
             0 => Err("there is no such page".into()),
             1 => Ok(vec![0; 1 << class]),
-            _ if class <= 20 => Ok(self.stored(&pointer)?.to_vec()),
+            _ if class <= 20 => self.decoded(&pointer, 1 << class),
             _ if pointer.flags & 1 == 0 => Err("a large page without a tree of chunks".into()),
             _ => self.chunks(page, class, pointer),
+        }
+    }
+
+    /// What a pointer stores, of a page or a chunk of so many bytes.
+    fn decoded(&self, pointer: &Pointer, length: usize) -> Result<Vec<u8>> {
+        let stored = self.stored(pointer)?;
+        let bytes = match pointer.codec {
+            2 => stored.to_vec(),
+            3 | 4 if stored.len() > length - BLOCK => return Err("encoded, and no block is saved".into()),
+            3 => lz4(stored, length).ok_or("no block of LZ4")?,
+            _ => zstd::bulk::decompress(stored, length).map_err(|error| error.to_string())?,
+        };
+        match bytes.len() == length {
+            true => Ok(bytes),
+            false => Err(format!("{} bytes of a page of {length}", bytes.len())),
         }
     }
 
@@ -528,12 +546,47 @@ impl<'a> Reader<'a> {
         let mut bytes = vec![0; 1 << class];
         for (chunk, bytes) in bytes.chunks_mut(1 << 20).enumerate() {
             let pointer = self.look_up(Tree { kind: 2, class, owner: page }, root, chunk as u64)?;
-            if pointer.codec == 2 {
-                bytes.copy_from_slice(self.stored(&pointer)?);
+            if pointer.codec >= 2 {
+                bytes.copy_from_slice(&self.decoded(&pointer, 1 << 20)?);
             }
         }
         Ok(bytes)
     }
+}
+
+/// Decodes a block of LZ4; `None` if it is none, or more than `limit` bytes.
+fn lz4(stored: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(limit);
+    let mut rest = stored.iter().copied();
+    let length = |nibble: u8, rest: &mut dyn Iterator<Item = u8>| {
+        let mut length = usize::from(nibble);
+        while nibble == 15 {
+            let more = rest.next()?;
+            length += usize::from(more);
+            if more < 255 {
+                break;
+            }
+        }
+        Some(length)
+    };
+    while let Some(token) = rest.next() {
+        let literals = length(token >> 4, &mut rest)?;
+        if literals > limit - bytes.len() {
+            return None;
+        }
+        for _ in 0..literals {
+            bytes.push(rest.next()?);
+        }
+        let Some(low) = rest.next() else { return Some(bytes) };
+        let distance = usize::from(low) | usize::from(rest.next()?) << 8;
+        let matched = length(token & 15, &mut rest)? + 4;
+        let from = bytes.len().checked_sub(distance).filter(|_| distance > 0)?;
+        if matched > limit - bytes.len() {
+            return None;
+        }
+        (from..from + matched).for_each(|at| bytes.push(bytes[at]));
+    }
+    Some(bytes)
 }
 
 /// The fewest levels whose nodes cover so many positions.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vellum::store::SystemEntropy;
-use vellum::{Background, Generation, Options, Pager};
+use vellum::{Background, Error, Generation, Options, Pager};
 
 use crate::failure::{Failure, Result};
 use crate::overlay::Overlay;
@@ -17,6 +17,11 @@ pub(crate) fn read_only(path: &Path) -> Result<Pager> {
     Overlay::open(path)
         .and_then(|disk| Pager::open_on(Arc::new(disk), Box::new(SystemEntropy), &options))
         .map_err(|error| Failure::store(format_args!("cannot open {}", path.display()), &error))
+}
+
+/// A store that was opened, and of which something cannot be read.
+pub(crate) fn failed_to_read(path: &Path, error: &Error) -> Failure {
+    Failure::store(format_args!("cannot read {}", path.display()), error)
 }
 
 /// The generation that the file holds. The pager's own is one later: that of the opening record, which is in memory.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::*;
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Codec};
+use crate::format::{BlockPointer, CodecId};
 use crate::id::{Block, Generation, PageId, SizeClass};
 
 /// Page maps by generation, and how often pages were read.
@@ -39,7 +39,7 @@ pub(super) fn page(log2: u8, index: u64) -> PageId {
 pub(super) fn pointer_of(page: PageId, birth: Generation) -> BlockPointer {
     let address = Block(100 + (page.index() << 20 | birth.0 & 0xf_ffff));
     let stored_length = page.class().page_bytes().min(1 << 20) as u32;
-    BlockPointer { address, codec: Codec::Raw, stored_length, birth, ..BlockPointer::default() }
+    BlockPointer { address, codec: CodecId::RAW, stored_length, birth, ..BlockPointer::default() }
 }
 
 /// The first and last words of a page's bytes.

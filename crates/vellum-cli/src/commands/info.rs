@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vellum::format::Superblock;
+use vellum::format::{FEATURES_INCOMPATIBLE_KNOWN, Superblock};
+use vellum::store::storage;
 use vellum::{BLOCK_BYTES, Error, SizeClass};
 
+use super::Stored;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::{Format, Output};
@@ -20,6 +22,9 @@ use crate::tree;
 pub(crate) struct Arguments {
     /// The store
     store: PathBuf,
+    /// What the pages take on disk, by how they are stored; reads the page maps, whole
+    #[arg(long)]
+    storage: bool,
 }
 
 #[derive(Serialize)]
@@ -43,6 +48,8 @@ struct Info {
     /// `null` where the catalogue cannot be read.
     catalogue_entries: Option<u64>,
     classes: Vec<Class>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<Vec<Stored>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<Files>,
     /// `null` where the file system has no locks.
@@ -74,8 +81,16 @@ impl Arguments {
             let error = Error::UnsupportedVersion { path, found, supported: vellum::format::VERSION };
             return Err(failed(error));
         }
+        let bits = superblock.features_incompatible & !FEATURES_INCOMPATIBLE_KNOWN;
+        if bits != 0 {
+            return Err(failed(Error::UnsupportedFeatures { path: self.store.clone(), bits }));
+        }
         let head = survey.head(superblock).map_err(failed)?;
-        let info = self.gather(&survey, superblock, &head);
+        let mut info = self.gather(&survey, superblock, &head);
+        if self.storage {
+            let shares = storage(&head.nodes, &head.maps).map_err(failed)?;
+            info.storage = Some(shares.iter().map(|(codec, share)| Stored::of(*codec, share)).collect());
+        }
         match output.format {
             Format::Json => output.json("info", &info)?,
             Format::Text => tell(output, &info)?,
@@ -108,6 +123,7 @@ impl Arguments {
                 .map(|class| Class { page_bytes: class.page_bytes(), indices: head.maps[class.index()].length() })
                 .filter(|class| class.indices > 0)
                 .collect(),
+            storage: None,
             tree: summary.filter(|_| is_tree).map(|summary| Files { entries: summary.entries, bytes: summary.bytes }),
             open_for_writing: survey.is_locked().ok(),
         }
@@ -147,6 +163,18 @@ fn tell(output: &Output, info: &Info) -> Result<()> {
     line("snapshots", format!("{catalogue} (bookmarks included)"))?;
     for class in &info.classes {
         line("pages", format!("up to {} of {}", class.indices, human_bytes(class.page_bytes)))?;
+    }
+    for share in info.storage.iter().flatten() {
+        line(
+            "stored",
+            format!(
+                "{}: {} of {}, in {}",
+                share.codec,
+                super::counted(share.units, "unit"),
+                human_bytes(share.page_bytes),
+                human_bytes(share.stored_bytes)
+            ),
+        )?;
     }
     if let Some(files) = &info.tree {
         line("tree", format!("{}, {}", super::counted(files.entries, "entry"), human_bytes(files.bytes)))?;

@@ -1,13 +1,14 @@
 //! `vellum ls`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vellum::Pager;
+use vellum::{CodecId, Pager, Share, View};
 
-use super::JsonPath;
+use super::{JsonPath, Stored};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::{Format, Output};
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Kind, permissions, length and time too
     #[arg(short, long)]
     long: bool,
+    /// The bytes that each file takes on disk too, and how it is stored
+    #[arg(long)]
+    storage: bool,
 }
 
 /// An entry in JSON.
@@ -37,6 +41,8 @@ struct Listed<'a> {
     mtime: String,
     bytes: u64,
     pages: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<Vec<Stored>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +60,8 @@ impl Arguments {
             let entry = entry.map_err(failed)?;
             if wanted.is_none_or(|wanted| is_at_or_below(&entry.path, wanted)) {
                 found = true;
-                self.tell(output, &entry)?;
+                let storage = self.storage.then(|| stored(&view, &entry)).transpose();
+                self.tell(output, &entry, storage.map_err(|error| open::failed_to_read(&self.store, &error))?)?;
             }
         }
         match found {
@@ -63,14 +70,19 @@ impl Arguments {
         }
     }
 
-    fn tell(&self, output: &Output, entry: &Entry) -> Result<()> {
+    fn tell(&self, output: &Output, entry: &Entry, storage: Option<Vec<Stored>>) -> Result<()> {
         match output.format {
-            Format::Json => output.json("entry", &listed(entry)),
+            Format::Json => output.json("entry", &Listed { storage, ..listed(entry) }),
             Format::Text => {
                 if self.long {
                     let time = rfc3339(entry.mtime_seconds, 0);
                     let line = format!("{:6} {:04o} {:>12} {time} ", entry.kind_name(), entry.mode, entry.length());
                     output.bytes(line.as_bytes())?;
+                }
+                if let Some(shares) = &storage {
+                    let bytes: u64 = shares.iter().map(|share| share.stored_bytes).sum();
+                    let codecs: Vec<&str> = shares.iter().map(|share| share.codec).collect();
+                    output.bytes(format!("{bytes:>12} {:8} ", codecs.join("+")).as_bytes())?;
                 }
                 // Bytes as they are: a path need not be text.
                 output.bytes(&entry.path)?;
@@ -87,6 +99,17 @@ impl Arguments {
     }
 }
 
+/// What a file's pages take.
+fn stored(view: &View, entry: &Entry) -> vellum::Result<Vec<Stored>> {
+    let mut all = BTreeMap::<CodecId, Share>::new();
+    for page in entry.pages() {
+        for (codec, share) in view.storage_of(*page)? {
+            *all.entry(codec).or_default() += share;
+        }
+    }
+    Ok(all.iter().map(|(codec, share)| Stored::of(*codec, share)).collect())
+}
+
 fn listed(entry: &Entry) -> Listed<'_> {
     let (hash, target) = match &entry.kind {
         Kind::File { hash, .. } => (Some(format!("{hash:032x}")), None),
@@ -100,6 +123,7 @@ fn listed(entry: &Entry) -> Listed<'_> {
         mtime: rfc3339(entry.mtime_seconds, entry.mtime_nanoseconds),
         bytes: entry.length(),
         pages: entry.pages().iter().map(ToString::to_string).collect(),
+        storage: None,
         hash,
         target,
     }

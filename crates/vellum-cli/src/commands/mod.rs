@@ -14,6 +14,7 @@ pub(crate) mod readers;
 pub(crate) mod stress;
 
 use serde::Serialize;
+use vellum::{CodecId, Share};
 
 /// A path in JSON: as text, and where it is not UTF-8 as the hexadecimal digits of its bytes too.
 #[derive(Debug, Serialize)]
@@ -27,6 +28,22 @@ impl JsonPath {
     pub(crate) fn of(path: &[u8]) -> Self {
         let path_hex = std::str::from_utf8(path).is_err().then(|| hex(path));
         Self { path: String::from_utf8_lossy(path).into_owned(), path_hex }
+    }
+}
+
+/// What pages of at most 1 MiB and chunks of larger ones take that are stored in one way.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stored {
+    codec: &'static str,
+    units: u64,
+    page_bytes: u64,
+    stored_bytes: u64,
+}
+
+impl Stored {
+    pub(crate) fn of(codec: CodecId, share: &Share) -> Self {
+        let Share { units, page_bytes, stored_bytes } = *share;
+        Self { codec: codec.name(), units, page_bytes, stored_bytes }
     }
 }
 

@@ -246,3 +246,34 @@ fn what_cannot_be_read_any_more_keeps_what_the_store_has_of_it() {
     assert_eq!(on(&store, "cat {} other").expect(0).text(), "newer");
     fs::rename(&moved, &tree).unwrap();
 }
+
+#[test]
+fn a_tree_is_stored_as_it_is_told_and_exports_identical() {
+    let place = Place::new();
+    let (tree, out) = (place.join("tree"), place.join("out"));
+    fs::create_dir(&tree).unwrap();
+    let text: String = (0..60_000).map(|line| format!("line {line} of a long text\n")).collect();
+    fs::write(tree.join("text"), &text).unwrap();
+    fs::write(tree.join("noise"), Random(9).bytes(131_072)).unwrap();
+    fs::write(tree.join("small"), "small").unwrap();
+    for (codec, name) in [("lz4", "lz4"), ("zstd", "zstd"), ("zstd:9", "zstd"), ("snappy", "snappy")] {
+        let store = place.join(codec);
+        run(["import", "--compression", codec, path(&store), path(&tree)]).expect(0);
+        on(&store, "check {} --level full").expect(0);
+        run(["export", path(&store), path(&out)]).expect(0);
+        assert_same_tree(&tree, &out);
+        let info = on(&store, "info {} --storage --json").expect(0).json();
+        let shares = info[0]["storage"].as_array().unwrap();
+        let of = |codec: &str| shares.iter().find(|share| share["codec"] == codec).unwrap();
+        let bytes = |share: &serde_json::Value, what: &str| share[what].as_u64().unwrap();
+        assert!(bytes(of(name), "stored_bytes") * 2 < bytes(of(name), "page_bytes"), "{info:?}");
+        assert_eq!(bytes(of("raw"), "stored_bytes"), bytes(of("raw"), "page_bytes"));
+        let listed = on(&store, "ls {} --storage").expect(0).text();
+        let line = |file: &str| listed.lines().find(|line| line.ends_with(file)).unwrap().to_owned();
+        assert!(line(" text").contains(&format!(" {name} ")), "{listed}");
+        assert!(line(" noise").contains(" raw ") && line(" small").contains(" raw "), "{listed}");
+    }
+    let refused = run(["import", "--compression", "gzip", path(&place.join("none")), path(&tree)]).expect(2);
+    assert!(refused.stderr.contains("compression"), "{}", refused.stderr);
+    assert!(!place.join("none").exists());
+}

@@ -22,7 +22,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vellum::{Error, Options, Pager};
+use vellum::{Compression, Error, Options, Pager};
 
 use super::counted;
 use crate::exit::Exit;
@@ -53,6 +53,12 @@ pub(crate) struct Arguments {
     /// Compare files by their content, not by time and length
     #[arg(long)]
     checksum: bool,
+    /// How the files' pages are stored: none, lz4, zstd, zstd:LEVEL (1 to 22), snappy
+    ///
+    /// Of what this import stores only: nothing in the store remembers it. Pages that would not get a block of 4 KiB
+    /// shorter are stored as they are.
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    compression: Compression,
 }
 
 /// What an import did.
@@ -83,7 +89,7 @@ impl Arguments {
             return Err(Failure::new(Exit::NOT_A_STORE, what, why, "give the root folder of a tree"));
         }
         let interrupt = Interrupt::watch()?;
-        let pager = open_or_create(&self.store)?;
+        let pager = open_or_create(&self.store, self.compression)?;
         let batch = Batch::new(pager.clone(), output, &self.store)?;
         let trust = if self.checksum { Trust::Content } else { Trust::TimeAndLength };
         let mut import = Import {
@@ -135,10 +141,11 @@ fn failed(store: &Path, error: &Error) -> Failure {
 }
 
 /// Opens the store for writing, or creates it. A store of no application in particular will do if it is empty.
-fn open_or_create(store: &Path) -> Result<Pager> {
-    let own = Options::new().application(APPLICATION, APPLICATION_VERSION);
+fn open_or_create(store: &Path, compression: Compression) -> Result<Pager> {
+    let any = Options::new().compression(compression);
+    let own = any.clone().application(APPLICATION, APPLICATION_VERSION);
     let application = Survey::of(store).ok().and_then(|survey| Some(survey.newest()?.application_id));
-    let options = if application == Some(0) { Options::new() } else { own };
+    let options = if application == Some(0) { any } else { own };
     Pager::open_or_create(store, &options).map_err(|error| failed(store, &error))
 }
 

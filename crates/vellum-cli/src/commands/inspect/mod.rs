@@ -166,7 +166,7 @@ impl From<&BlockPointer> for JsonPointer {
     fn from(pointer: &BlockPointer) -> Self {
         Self {
             address: pointer.address.0,
-            codec: format!("{:?}", pointer.codec).to_lowercase(),
+            codec: pointer.codec.to_string(),
             flags: pointer.flags.bits(),
             stored_bytes: pointer.stored_length,
             checksum: pointer.checksum,

@@ -1,0 +1,143 @@
+//! Compression as callers choose it: for all pages, by class, by page; and what comes of it on disk.
+
+use std::sync::Arc;
+
+use vellum::disk::MemoryDisk;
+use vellum::{CodecId, Compression, PageId, Pager, Read, Share, SizeClass, VerifyLevel};
+
+use crate::{class, create_on, in_memory, inline, open_on};
+
+fn text(length: usize, seed: usize) -> Vec<u8> {
+    (0..).flat_map(|line: usize| format!("line {line}: {}\n", line * seed).into_bytes()).take(length).collect()
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut bits = 1_u64;
+    let next = || {
+        bits = bits.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (bits >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// Commits a new page of these bytes.
+fn store(pager: &Pager, bytes: &[u8], choice: Option<Compression>) -> PageId {
+    let transaction = pager.begin().unwrap();
+    let id = transaction.allocate(SizeClass::of(bytes.len() as u64).unwrap()).unwrap();
+    transaction.write_at(id, 0, bytes).unwrap();
+    if let Some(choice) = choice {
+        transaction.set_compression(id, choice).unwrap();
+    }
+    transaction.commit().unwrap();
+    id
+}
+
+fn share(pager: &Pager, id: PageId) -> (CodecId, Share) {
+    let shares = pager.view().storage_of(id).unwrap();
+    assert_eq!(shares.len(), 1, "{id}: {shares:?}");
+    shares.into_iter().next().unwrap()
+}
+
+#[test]
+fn pages_are_stored_as_options_class_and_transaction_say_and_read_whatever_they_say() {
+    let disk = Arc::new(MemoryDisk::new());
+    let options = inline().compression(Compression::LZ4).compression_of(class(16), Compression::ZSTD);
+    let pager = create_on(&disk, &options);
+    let mut pages = Vec::new();
+    for (log2, choice, expected) in [
+        (12_u8, None, CodecId::RAW),
+        (14, None, Compression::LZ4.codec()),
+        (16, None, Compression::ZSTD.codec()),
+        (14, Some(Compression::zstd(9).unwrap()), Compression::ZSTD.codec()),
+        (16, Some(Compression::NONE), CodecId::RAW),
+        (20, None, Compression::LZ4.codec()),
+        (22, None, Compression::LZ4.codec()),
+    ] {
+        let bytes = text(1 << log2, usize::from(log2));
+        let id = store(&pager, &bytes, choice);
+        let (codec, share) = share(&pager, id);
+        assert_eq!(codec, expected, "2^{log2} bytes");
+        assert_eq!(share.page_bytes, 1 << log2);
+        assert_eq!(share.stored_bytes < share.page_bytes, codec != CodecId::RAW);
+        pages.push((id, bytes));
+    }
+    let incompressible = noise(64 << 10);
+    let id = store(&pager, &incompressible, None);
+    assert_eq!(share(&pager, id).0, CodecId::RAW, "it would not get shorter");
+    pages.push((id, incompressible));
+    let id = store(&pager, &vec![0; 64 << 10], None);
+    assert_eq!(share(&pager, id), (CodecId::ZERO, Share { units: 1, page_bytes: 64 << 10, stored_bytes: 0 }));
+    pages.push((id, vec![0; 64 << 10]));
+
+    let total = pager.view().storage().unwrap();
+    assert_eq!(
+        total.values().map(|share| share.page_bytes).sum::<u64>(),
+        pages.iter().map(|(_, page)| page.len() as u64).sum()
+    );
+    assert_eq!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().worst(), None);
+    pager.close().unwrap();
+
+    // Another choice at the next open: what is stored stays, and is read; what is written again follows.
+    let pager = open_on(&disk, &inline());
+    for (id, bytes) in &pages {
+        assert!(pager.view().page(*id).unwrap()[..] == bytes[..], "{id}");
+        let mut part = vec![0; 1000];
+        pager.view().read_at(*id, 1500, &mut part).unwrap();
+        assert!(part == bytes[1500..2500], "{id}");
+    }
+    let (id, _) = pages[1];
+    let transaction = pager.begin().unwrap();
+    transaction.write(id).unwrap()[0] ^= 1;
+    transaction.commit().unwrap();
+    assert_eq!(share(&pager, id).0, CodecId::RAW);
+    pager.close().unwrap();
+}
+
+#[test]
+fn a_part_of_a_large_page_is_encoded_by_itself() {
+    let pager = in_memory(&inline());
+    let id = store(&pager, &text(4 << 20, 3), None);
+    let transaction = pager.begin().unwrap();
+    transaction.set_compression(id, Compression::ZSTD).unwrap();
+    transaction.write_at(id, (1 << 20) + 17, b"changed").unwrap();
+    transaction.commit().unwrap();
+    let shares = pager.view().storage_of(id).unwrap();
+    assert_eq!(shares[&CodecId::RAW].units, 3);
+    assert_eq!(shares[&Compression::ZSTD.codec()].units, 1);
+    let mut part = [0; 7];
+    pager.view().read_at(id, (1 << 20) + 17, &mut part).unwrap();
+    assert_eq!(&part, b"changed");
+    pager.close().unwrap();
+}
+
+#[test]
+fn a_large_commit_and_many_small_ones_give_the_same_bytes_on_disk() {
+    let stored = |per_commit: usize| -> Vec<(CodecId, Share)> {
+        let pager = in_memory(&inline().compression(Compression::ZSTD));
+        let pages: Vec<Vec<u8>> = (1..65).map(|seed| text(32 << 10, seed)).collect();
+        let mut ids = Vec::new();
+        for pages in pages.chunks(per_commit) {
+            let transaction = pager.begin().unwrap();
+            for page in pages {
+                let id = transaction.allocate(class(15)).unwrap();
+                transaction.overwrite(id).unwrap().copy_from_slice(page);
+                ids.push(id);
+            }
+            transaction.commit().unwrap();
+        }
+        let view = pager.view();
+        ids.iter().zip(&pages).for_each(|(id, page)| assert!(view.page(*id).unwrap()[..] == page[..]));
+        ids.iter().map(|id| share(&pager, *id)).collect()
+    };
+    assert_eq!(stored(64), stored(1));
+}
+
+#[test]
+fn a_page_that_is_not_there_has_no_compression() {
+    let pager = in_memory(&inline());
+    let transaction = pager.begin().unwrap();
+    let missing = PageId::new(class(14), 7).unwrap();
+    let error = transaction.set_compression(missing, Compression::LZ4).unwrap_err();
+    assert!(matches!(error, vellum::Error::PageNotFound { page } if page == missing));
+    assert!(matches!(pager.view().storage_of(missing), Err(vellum::Error::PageNotFound { .. })));
+}
