@@ -107,7 +107,8 @@ impl Transaction {
         drop(began);
         let (group, sequence) = match shared.head.sequence(at, draft, claim.as_ref()) {
             Ok(sequenced) => sequenced,
-            Err((error, draft)) => {
+            Err(refused) => {
+                let (error, draft) = *refused;
                 let is_new = |(_, private): &(&PageId, &super::private::PrivatePage)| private.origin == Origin::New;
                 let new = draft.pages.iter().filter(is_new).map(|(page, _)| *page);
                 shared.indices.give_back(new.chain(draft.returned.iter().copied()));

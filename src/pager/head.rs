@@ -88,6 +88,9 @@ pub(super) struct Draft {
     pub(super) allocates: u32,
 }
 
+/// Why a transaction has no place in the order, and what it wanted.
+pub(super) type Refused = Box<(Error, Draft)>;
+
 /// A group that its leader is to commit.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -133,7 +136,7 @@ impl Head {
         began: Sequence,
         draft: Draft,
         claim: Option<&Claim>,
-    ) -> std::result::Result<(Arc<Group>, Sequence), (Error, Draft)> {
+    ) -> std::result::Result<(Arc<Group>, Sequence), Refused> {
         // What was read is compared without the lock as long as nobody comes in between.
         let mut compared = claim.filter(|claim| claim.is_serializable()).map(|claim| {
             let sequence = self.lock().sequence;
@@ -151,7 +154,7 @@ impl Head {
         }
         let result = inner.check_not_built_on_failure(began).and(compared.map_or(Ok(()), |(_, result)| result));
         if let Err(error) = result {
-            return Err((error, draft));
+            return Err(Box::new((error, draft)));
         }
         let sequence = inner.next_sequence();
         for class in SizeClass::all() {

@@ -157,7 +157,12 @@ fn spill_units(shared: &Arc<Shared>, units: &[&[u8]]) -> Result<Vec<Arc<Spill>>>
     let reserved = {
         let mut core = shared.lock()?;
         shared.take_given_back(&mut core.store);
-        let result = core.store.reserve(&lengths);
+        let mut result = core.store.reserve(&lengths);
+        if result.as_ref().is_err_and(Error::is_no_space) {
+            let (returned, reclaimed) = shared.reclaim(core);
+            core = returned;
+            result = reclaimed.and_then(|()| core.store.reserve(&lengths));
+        }
         shared.settle(core, result)?
     };
     let pairs: Vec<(Reserved, &[u8])> = reserved.iter().copied().zip(units.iter().copied()).collect();

@@ -1,32 +1,51 @@
 //! The pager: a store for many threads, with transactions and views.
 //!
-//! Owns: the store behind a lock, the turn to write, the private changes of a transaction, a cache of page buffers, the
-//! background thread. Does not own: any rule of durability or reuse; those are the [`store`](crate::store)'s, and the
-//! pager only calls it.
+//! Owns: the store behind a lock, the turn to write, the order of commits, the private changes of transactions, the
+//! store's pages in the [buffer](crate::buffer), the background threads. Does not own: any rule of durability or reuse;
+//! those are the [`store`](crate::store)'s, and the pager only calls it.
+//!
+//! ```text
+//!            begin                        commit                    leader                     store
+//!  turn ──► private changes over ──► sequenced: a member of ──► the oldest group, ──► durable, ──► published,
+//!           what is pending over     the youngest group;        one record            (or written)  visible to views,
+//!           the published state      the turn ends here                                             members are told
+//! ```
+//! A transaction begins on the *sequenced* head, a view on the *published* one: so transactions that want the same page
+//! one after the other share a record and a sync, and no view shows what a crash could still undo (but for deferred
+//! commits, which say so).
 //!
 //! # Invariants
-//! - **P1** At most one transaction is open. What it changed is its own until its commit, which is one call of the core.
+//! - **P1** Serial transactions are alone; concurrent ones change disjoint pages. What a transaction changed is its own
+//!   until it is sequenced; a group of sequenced transactions is one call of the core.
 //! - **P2** A view is a state that the core has published and that is held ([`Pinned`](crate::store::Pinned)): nothing
-//!   it reaches is used again while it lives. Reading it takes neither the turn nor the core's lock.
-//! - **P3** A buffer that is shared (in the cache, in a guard, before a savepoint) never changes; who changes one that
-//!   is shared makes a copy first.
+//!   it reaches is used again while it lives. Reading it takes neither the turn nor the core's lock. A transaction holds
+//!   what it began with in the same way.
+//! - **P3** A frame that is shared (published, in a guard, before a savepoint, sequenced) never changes; who changes one
+//!   that is shared makes a copy first.
 //! - **P4** After `close` nothing is written to the file, and what is read fails with `Closed`: it may be another
 //!   writer's by then.
-//! - **P5** Cache (`cache.rs`), private pages (`private.rs`) and background work (`maintenance.rs`) have invariants of
-//!   their own: K1–K3, W1–W3, B1–B3.
+//! - **P5** The order of commits (`head.rs`: H1–H3), what is pending (`pending.rs`: N1–N4), claims (`conflict.rs`:
+//!   C1–C3), indices (`indices.rs`: A1–A3), private pages (`private.rs`: W1–W3), memory (`memory.rs`: M1, M2),
+//!   publication (`publish.rs`: U1, U2) and background work (`maintenance.rs`: B1–B3) have invariants of their own.
 //!
 //! # Threads
 //! [`Pager`] and [`View`] are used by any number of threads. A [`Transaction`] is used by one at a time. The order of
-//! locks is in `handle.rs`. A thread that has a transaction open must not wait for another turn: [`Pager::begin`],
-//! [`Pager::roll_back`] and [`Pager::verify`] would wait for ever.
+//! locks is in `handle.rs`. Reading, beginning and changing wait for no commit's input or output; only spilling does. A
+//! thread that has a transaction open must not wait for another turn: [`Pager::begin`], [`Pager::roll_back`] and
+//! [`Pager::verify`] would wait for ever.
 //!
 //! # Which call is where
 //! | call | file |
 //! | --- | --- |
 //! | create, open | `open.rs` |
-//! | begin, allocate, write, free, savepoints | `transaction.rs`, `guard.rs`; what they change: `private.rs` |
-//! | commit | `commit.rs` |
-//! | read | `read.rs`, `view.rs` |
+//! | begin | `turn.rs`, `head.rs` |
+//! | allocate, write, free, savepoints | `transaction.rs`, `guard.rs`, `indices.rs`; what they change: `private.rs` |
+//! | what a transaction sees | `sight.rs`, `pending.rs` |
+//! | conflicts | `conflict.rs` |
+//! | commit | `commit.rs`, then `group.rs`; for who does not wait: `committer.rs` |
+//! | spill | `memory.rs` |
+//! | read | `read.rs`, `view.rs`, `publish.rs` |
+//! | who holds what | `pins.rs` |
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 

@@ -254,8 +254,8 @@ impl Options {
         self
     }
 
-    /// What is to hear of events. It is called on the thread that an event happens on, with no lock of the pager held
-    /// but, in a commit, the turn to write: it may read and ask for statistics, and must not begin a transaction.
+    /// What is to hear of events. It is called on the thread that an event happens on, with no lock of the pager held;
+    /// but other commits wait for it: it may read and ask for statistics, and must not wait for a commit.
     pub fn events(mut self, hook: Arc<Listener>) -> Self {
         self.hook = Hook(Some(hook));
         self

@@ -37,6 +37,9 @@ pub enum PageStep {
     Allocate(u8),
     /// Gives a page a new version.
     Write(u64),
+    /// Changes so many pages of 64 KiB that the transaction does not fit into memory, and frees them, but for one, again
+    /// if it is even.
+    Flood(u64),
     /// Frees a page.
     Free(u64),
     /// Sets the user header.
@@ -193,6 +196,7 @@ impl PagerHistory {
                     Some(page) => self.write(transaction, page),
                     None => continue,
                 },
+                PageStep::Flood(number) => self.flood(transaction, *number),
                 PageStep::Free(number) => match among(*number, &self.head) {
                     Some(page) => transaction.free(page).map(|()| {
                         self.head.pages.remove(&page);
@@ -211,6 +215,20 @@ impl PagerHistory {
             }
         }
         Ok(changes)
+    }
+
+    fn flood(&mut self, transaction: &Transaction, number: u64) -> Result<()> {
+        let Some(class) = SizeClass::new(16) else { return Ok(()) };
+        let pages = transaction.allocate_many(class, 12)?;
+        for page in &pages {
+            self.write(transaction, *page)?;
+        }
+        // The first ones are spilled by now.
+        for page in pages.iter().skip(1).filter(|_| number.is_multiple_of(2)) {
+            transaction.free(*page)?;
+            self.head.pages.remove(page);
+        }
+        Ok(())
     }
 
     fn write(&mut self, transaction: &Transaction, page: PageId) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Histories of transactions on a pager: deferred, pipelined, side by side, with evictions; cut at every sync.
+//! Histories of transactions on a pager: deferred, pipelined, side by side, larger than memory; cut at every sync.
 
 use vellum::Durability;
 use vellum::disk::Tear;
@@ -13,10 +13,11 @@ fn settings() -> Settings {
 }
 
 fn page_step(random: &mut Random) -> PageStep {
-    match random.below(12) {
-        0..=3 => PageStep::Allocate([12, 12, 13, 16][random.below(4) as usize]),
-        4..=8 => PageStep::Write(random.next()),
-        9..=10 => PageStep::Free(random.next()),
+    match random.below(50) {
+        49 => PageStep::Flood(random.next()),
+        0..=15 => PageStep::Allocate([12, 12, 13, 16][random.below(4) as usize]),
+        16..=36 => PageStep::Write(random.next()),
+        37..=44 => PageStep::Free(random.next()),
         _ => PageStep::Header(random.below(256) as u8),
     }
 }

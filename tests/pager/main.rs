@@ -9,6 +9,7 @@ mod concurrent;
 mod group;
 mod history;
 mod large;
+mod memory;
 mod opening;
 mod space;
 mod transactions;
