@@ -28,7 +28,7 @@ fuzz seconds="60":
 
 # Benchmarks; `just bench commit` for one of them.
 bench *names:
-    for name in {{ if names == "" { "commit space memory readers" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
+    for name in {{ if names == "" { "commit space memory buffer hit_rate readers" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
 
 # The reference, with what is private too.
 docs:
@@ -41,3 +41,7 @@ deny:
 # Bytes of FORMAT.md that are no longer what the library writes.
 format:
     cargo test --test format --test stranger
+
+# The buffer's lock-free core under the model checker, with more switches of threads than the tests try.
+model preemptions="5":
+    LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test --test buffer_model -- --nocapture

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use vellum::buffer::{BufferManager, Newest, PageSource, ReadState, StorePages};
+use vellum::buffer::{BufferManager, Newest, PageSource, ReadState, StorePages, Swip};
 use vellum::disk::{AlignedBuffer, Caching, Disk, FileDisk};
 use vellum::format::{BlockPointer, Codec};
 use vellum::{Block, Error, Generation, PageId, Result, SizeClass};
@@ -159,6 +159,20 @@ fn resident(sizes: &Sizes) {
         }
         from
     };
+    let swips: Vec<Swip> = (0..count).map(|index| Swip::new(page(12, index))).collect();
+    let by_swip = |start: u64, steps: usize, each: usize| {
+        let mut from = start;
+        for _ in 0..steps / each {
+            from = ok(pages.scope(&at, |scope| {
+                let mut at = from;
+                for _ in 0..each {
+                    at = word(scope.follow(&swips[at as usize])?);
+                }
+                Ok(at)
+            }));
+        }
+        from
+    };
     let by_guard = |start: u64, steps: usize| {
         let mut from = start;
         for _ in 0..steps {
@@ -167,12 +181,13 @@ fn resident(sizes: &Sizes) {
         from
     };
     let steps = sizes.steps;
-    let subjects: [(&str, &(dyn Fn(u64) -> u64 + Sync)); 5] = [
+    let subjects: [(&str, &(dyn Fn(u64) -> u64 + Sync)); 6] = [
         ("array of pointers", &|start| by_array(start, steps)),
         ("scope of 512 reads", &|start| by_scope(start, steps, 512)),
         ("scope of 4 reads", &|start| by_scope(start, steps, 4)),
         ("scope of 1 read", &|start| by_scope(start, steps, 1)),
         ("guard", &|start| by_guard(start, steps)),
+        ("scope of 512, by swip", &|start| by_swip(start, steps, 512)),
     ];
     let mut times = vec![Vec::new(); subjects.len()];
     for round in 0..=sizes.rounds {

@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vellum::disk::{AlignedBuffer, Caching, Disk, FileDisk};
+use vellum::process::NoReaders;
+use vellum::store::{Changes, Durability, PageChange, Settings, Store, SystemEntropy};
 use vellum::{Background, Options, PageId, Pager, SizeClass};
 
 const PAGE: usize = 4096;
@@ -77,7 +80,12 @@ impl Bench {
         if limit_blocks.is_some() {
             options = options.file_limit_bytes(blocks * PAGE as u64);
         }
-        let pager = Pager::create(path, &options).unwrap();
+        Self::filled(path, pages, &options)
+    }
+
+    /// A store of random pages, checkpointed.
+    fn filled(path: &Path, pages: u64, options: &Options) -> Self {
+        let pager = Pager::create(path, options).unwrap();
         let mut bench = Self { pager, ids: Vec::new(), random: Random(1), page: vec![0; PAGE] };
         while (bench.ids.len() as u64) < pages {
             let transaction = bench.pager.begin().unwrap();
@@ -177,6 +185,57 @@ fn burst(folder: &Path, pages: u64, in_log_blocks: u32, floor: &mut Floor) {
     std::fs::remove_file(path).unwrap();
 }
 
+/// As [`burst`], by the core alone: what is left when the pager's copies and its cache cost nothing.
+fn core_burst(folder: &Path, pages: u64, floor: &mut Floor) {
+    let path = folder.join("core");
+    let disk = Arc::new(FileDisk::create_new(&path, Caching::Direct).unwrap());
+    let settings = Settings { growth_blocks: pages * 2, ..Settings::default() };
+    let mut store = Store::create(disk, Arc::new(NoReaders), settings, Box::new(SystemEntropy)).unwrap();
+    let mut random = Random(1);
+    let mut frames = AlignedBuffer::huge(512 * PAGE);
+    frames.chunks_mut(PAGE).for_each(|frame| random.fill(frame));
+    let commit = |store: &mut Store, ids: &[u64], frames: &AlignedBuffer| {
+        let mut changes = Changes::default();
+        for (id, frame) in ids.iter().zip(frames.chunks(PAGE)) {
+            changes.pages.insert(PageId::new(SizeClass::MIN, *id).unwrap(), PageChange::Whole(frame.into()));
+        }
+        store.commit(&changes, Durability::Durable).unwrap();
+    };
+    for start in (0..pages).step_by(512) {
+        commit(&mut store, &(start..start + 512).collect::<Vec<_>>(), &frames);
+    }
+    store.checkpoint().unwrap();
+    println!("\nburst, by the core alone");
+    println!("| pages | floor us | core us | of floor | p99 us |");
+    println!("| ---: | ---: | ---: | ---: | ---: |");
+    for (count, rounds) in [(1, 2000), (8, 1000), (64, 400), (512, 100)] {
+        let (mut floors, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            floors.push(floor.commit(count));
+            let mut chosen = std::collections::BTreeSet::new();
+            while chosen.len() < count {
+                chosen.insert(random.below(pages));
+            }
+            let chosen: Vec<u64> = chosen.into_iter().collect();
+            for (id, frame) in chosen.iter().zip(frames.chunks_mut(PAGE)) {
+                frame[..8].copy_from_slice(&random.below(u64::MAX).to_le_bytes());
+                frame[8..16].copy_from_slice(&id.to_le_bytes());
+            }
+            let start = Instant::now();
+            commit(&mut store, &chosen, &frames);
+            ours.push(start.elapsed());
+            if store.checkpoint_due() {
+                store.checkpoint().unwrap();
+            }
+        }
+        let (f, v) = (median(&mut floors).as_secs_f64() * 1e6, median(&mut ours).as_secs_f64() * 1e6);
+        let p99 = percentile(&mut ours, 99).as_secs_f64() * 1e6;
+        println!("| {count} | {f:.0} | {v:.0} | {:.2} | {p99:.0} |", f / v);
+    }
+    drop(store);
+    std::fs::remove_file(path).unwrap();
+}
+
 /// Uniform overwrites in a file that may not grow.
 fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     let path = folder.join(format!("steady-{percent}"));
@@ -226,17 +285,69 @@ fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     std::fs::remove_file(path).unwrap();
 }
 
+/// Commits while the background thread writes one paced checkpoint after the other, beside commits without any. With
+/// 4 MiB of log the next is due about when the last has ended, and it need not hurry.
+fn beside_checkpoints(folder: &Path, pages: u64) {
+    const COUNT: usize = 8;
+    let mut subjects = [("without", 64 << 30), ("beside", 4 << 20)].map(|(name, log_bytes)| {
+        let path = folder.join(name);
+        let options = Options::new()
+            .memory(1 << 30)
+            .caching(Caching::Direct)
+            .background(Background::Thread)
+            .checkpoint_log_bytes(log_bytes)
+            .growth_bytes(2 * pages * PAGE as u64);
+        (Bench::filled(&path, pages, &options), path, Vec::new())
+    });
+    let before = subjects.each_ref().map(|(bench, ..)| bench.pager.stats().counters.checkpoints);
+    for _ in 0..pages / 512 {
+        for (bench, _, times) in &mut subjects {
+            times.extend((0..50).map(|_| bench.commit(COUNT)));
+        }
+    }
+    let after = subjects.each_ref().map(|(bench, ..)| bench.pager.stats().counters.checkpoints);
+    println!("\ncommits of {COUNT} pages beside checkpoints back to back");
+    println!("| checkpoints | median us | p99 us | p99.9 us |");
+    println!("| ---: | ---: | ---: | ---: |");
+    let [without, beside] = subjects.each_mut().map(|(_, _, times)| {
+        let tail = times.iter().max().copied().unwrap_or_default();
+        let thousandth = times.len() / 1000;
+        let (p99, half) = (percentile(times, 99), median(times));
+        (half, p99, times.iter().rev().nth(thousandth).copied().unwrap_or(tail))
+    });
+    for ((half, p99, p999), checkpoints) in
+        [without, beside].into_iter().zip(after.iter().zip(before).map(|(after, before)| after - before))
+    {
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        println!("| {checkpoints} | {:.0} | {:.0} | {:.0} |", us(half), us(p99), us(p999));
+    }
+    goal("commit-p99-beside-checkpoint", beside.1.as_secs_f64() / without.1.as_secs_f64(), 3.0, false);
+    for (bench, path, _) in subjects {
+        drop(bench);
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 fn main() {
     // `cargo test` runs benchmarks too, in a size that only shows that they work.
     let small = !std::env::args().any(|argument| argument == "--bench");
     let pages = if small { 4096 } else { 131_072 };
     let folder = folder();
     let mut floor = Floor::new(&folder.join("floor"), if small { 16 << 20 } else { 256 << 20 });
+    if std::env::var_os("VELLUM_BENCH_CORE_ONLY").is_some() {
+        core_burst(&folder, pages, &mut floor);
+        std::fs::remove_dir_all(folder).unwrap();
+        return;
+    }
     if std::env::var_os("VELLUM_BENCH_STEADY_ONLY").is_none() {
         burst(&folder, pages, 32, &mut floor);
         burst(&folder, pages, 0, &mut floor);
+        core_burst(&folder, pages, &mut floor);
     }
-    steady(&folder, pages, 75, &mut floor);
-    steady(&folder, pages, 50, &mut floor);
+    if std::env::var_os("VELLUM_BENCH_CHECKPOINT_ONLY").is_none() {
+        steady(&folder, pages, 75, &mut floor);
+        steady(&folder, pages, 50, &mut floor);
+    }
+    beside_checkpoints(&folder, pages / 2);
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -330,6 +330,10 @@ pub enum Error {
         page: PageId,
     },
 
+    /// The swip was followed in another store, and means nothing in this one.
+    #[error("the swip was followed in another store, and means no page of this one")]
+    SwipOfAnotherStore,
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,

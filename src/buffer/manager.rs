@@ -13,17 +13,18 @@ use super::graveyard::{self, Pools};
 use super::guard::FrameGuard;
 use super::lock;
 use super::pages::StorePages;
-use super::policy::EvictionPolicy;
+use super::policy::{EvictionPolicy, default_policy};
 use super::pool::{Pool, Use, take_zero};
 use super::prefetch::Crew;
-use super::room::{FrameName, Room};
-use super::second_chance::SecondChance;
+use super::room::{FrameName, Room, charge_of};
 use super::source::PageSource;
 use super::stats::{BufferStats, Counters};
 use super::store::Store;
 use super::sync::choose_fence;
+use super::table::Table;
 use crate::error::{Error, Holder, Result};
 use crate::id::SizeClass;
+use crate::memory::page_bytes;
 
 /// The smallest budget.
 const LEAST_BUDGET: usize = 1 << 20;
@@ -99,11 +100,12 @@ impl Inner {
         })
     }
 
-    /// A frame of `class` that nobody else has, with whatever bytes. Evicts, and waits for a while.
-    pub(super) fn obtain(&self, class: SizeClass, usage: Use) -> Result<FrameName> {
-        let bytes = class.page_bytes() as usize;
+    /// A frame of `class` that nobody else has, with whatever bytes. Evicts, and waits: for at most `patience` if it is
+    /// given.
+    pub(super) fn obtain(&self, class: SizeClass, usage: Use, patience: Option<Duration>) -> Result<FrameName> {
+        let bytes = charge_of(class);
         let mut taken = None;
-        self.with_room_for(bytes, Some(class), None, |room| {
+        self.with_room_for(bytes, Some(class), patience, |room| {
             taken = room.take(self, class, usage)?;
             Ok(taken.is_some())
         })?;
@@ -225,7 +227,7 @@ impl BufferManager {
     /// # Errors
     /// [`Error::BudgetTooSmall`]. Memory is obtained when it is needed.
     pub fn new(budget_bytes: usize) -> Result<Self> {
-        Self::with_policy(budget_bytes, Box::new(SecondChance::new(0)))
+        Self::with_policy(budget_bytes, default_policy())
     }
 
     /// As [`BufferManager::new`], with another eviction policy than the default.
@@ -263,9 +265,10 @@ impl BufferManager {
     /// The pages of one store. Dropping the last clone gives all its frames back.
     ///
     /// # Errors
-    /// None yet.
+    /// `Memory` if the system refuses address space.
     pub fn attach(&self, source: Arc<dyn PageSource>) -> Result<StorePages> {
-        let store = self.inner.room().attach(|number| Store::new(number, source));
+        let table = Table::new(page_bytes())?;
+        let store = self.inner.room().attach(|number| Store::new(number, source, table));
         Ok(StorePages::new(Arc::clone(&self.inner), store))
     }
 
@@ -275,11 +278,11 @@ impl BufferManager {
     /// [`Error::BudgetTooSmall`] if the budget is smaller than a frame of this class; [`Error::BudgetExhausted`] if
     /// nothing can be evicted to make room for it; `Memory` if the system refuses address space.
     pub fn frame(&self, class: SizeClass) -> Result<Frame> {
-        let needed_bytes = class.page_bytes() as usize + super::room::FRAME_OVERHEAD;
+        let needed_bytes = charge_of(class);
         if needed_bytes > self.inner.limit {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
-        let name = self.inner.obtain(class, Use::Private)?;
+        let name = self.inner.obtain(class, Use::Private, None)?;
         let frame = Frame::new(Arc::clone(&self.inner), name);
         let Some(mut frame) = frame else { unreachable!("the frame's pool is there") };
         let is_zero = self.inner.pools.get(class).is_some_and(|pool| take_zero(pool.meta(name.number)));

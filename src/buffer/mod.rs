@@ -1,4 +1,76 @@
-//! The buffer: pages in memory, for readers that pay for nothing but reading.
+//! The buffer: pages in memory, under one budget of bytes, for readers that pay for little but reading.
+//!
+//! | | what it is |
+//! | --- | --- |
+//! | [`BufferManager`] | pools of frames for pages of every size class, and the budget; shared by any number of stores |
+//! | [`StorePages`] | the pages of one store: guards, scopes, publication, reading ahead |
+//! | [`FrameGuard`] | bytes for as long as one likes, in whatever thread |
+//! | [`Scope`] | bytes for as long as a closure runs, for less |
+//! | [`Frame`] | memory for a page that nobody else sees yet |
+//! | [`MemoryBudget`] | memory for what is no page, out of the same bytes |
+//! | [`Swip`] | a reference that remembers where its page's descriptor is |
+//!
+//! A store is a [`PageSource`], a state of it a [`ReadState`]; the room knows nothing else of either. Published bytes
+//! never change, so a reader needs no latch, and what it must be spared is only that its frame is used again under it.
+//!
+//! # A page's descriptor
+//!
+//! Two words: state and frame; and the generation of the frame's content (P1 to P5 in `protocol/descriptor.rs`).
+//!
+//! ```text
+//!                     begin_load (lock)               finish_load (lock)
+//!      ┌──────────┐ ────────────────────▶ ┌─────────┐ ────────────────▶ ┌─────────┐     read      ┌──────────┐
+//!      │ evicted  │                       │ loading │                   │ cooling │ ────────────▶ │ resident │
+//!      │ all zero │ ◀──────────────────── │ ticket  │                   │ frame   │ ◀──────────── │ frame    │
+//!      └──────────┘  cancel_load (lock)   └─────────┘                   └─────────┘ policy asks   └──────────┘
+//!        ▲  │  ▲                                                          │  ▲  ▲                    │
+//!        │  │  └───────────────────── evict, by the policy ───────────────┘  │  │                    │
+//!        │  └──────────────────────── restore (lock), held by a guard ───────┘  │                    │
+//!        └── publish (lock), absent, from every state      publish (lock), frame, from every state ──┘
+//! ```
+//!
+//! | transition | function | who |
+//! | --- | --- | --- |
+//! | evicted → loading | `begin_load` | the first who misses; others wait for the ticket |
+//! | loading → cooling | `finish_load` | the same, if its ticket is there still |
+//! | loading → evicted | `cancel_load` | the same, on an error, or if its version is not the newest |
+//! | cooling → resident | `read` | the first reader since the policy asked: the only write of a hit |
+//! | resident → cooling | `cool` | the policy, asking whether the page was touched |
+//! | cooling → evicted | `evict` | the policy's choice |
+//! | evicted → cooling | `restore` | the evictor, if it turns out that a guard holds the frame |
+//! | any → cooling, evicted | `publish` | a commit |
+//!
+//! # When a frame may be used again
+//!
+//! A frame that left its descriptor is in limbo until nobody reads it: no slot and no counter names it, and every thread
+//! in a scope entered that scope later (P6 to P9 in `protocol/record.rs`). Readers say what they read *before* they
+//! look, without a fence where the system has `membarrier`: the evictor, who comes rarely and takes many frames at once,
+//! makes the fence for all. So a hit writes nothing that another thread reads, but for the first touch after the policy
+//! asked.
+//!
+//! | who reads | is seen by | costs |
+//! | --- | --- | --- |
+//! | a scope | the epoch in its thread's record | two stores a scope |
+//! | a guard | a slot of its thread's record | two stores |
+//! | a guard beyond the slots, a clone | a counter of the frame | a shared write, twice |
+//!
+//! # Invariants
+//!
+//! F1 to F4 in `pool.rs` (memory of frames), P1 to P9 in `protocol/` (descriptors, slots, epochs), B1 to B4 in
+//! `pages.rs` (loading and publishing), E1 to E10 in [`policy`] (eviction); and of all together:
+//!
+//! - **U1** The bytes charged to the budget are: frames with memory, and what is kept for each of them; OS pages of
+//!   descriptors of which one is not evicted; the policy's memory; what users reserved. They do not exceed it.
+//! - **U2** Memory that is not charged: a part of a huge page for each class in use, the threads' records, the
+//!   entries of units and of loads under way.
+//! - **U3** Nothing waits for ever: whoever finds no memory evicts, waits for loads and scopes of others as long as
+//!   there are any (ten seconds at most), and then says who holds it.
+//!
+//! # Threads
+//!
+//! All types are for any number of threads; [`Scope`] stays in its own. Locks, in the order in which they are taken: the
+//! room's (one a manager, on misses and publications only), a shard's (descriptors or units), a wait's. No lock is held
+//! during input and output, nor in code of the caller's.
 
 mod budget;
 mod frame;
@@ -13,11 +85,11 @@ mod protocol;
 mod publish;
 mod room;
 mod scope;
-mod second_chance;
 mod shard;
 mod source;
 mod stats;
 mod store;
+mod swip;
 mod sync;
 mod table;
 #[cfg(test)]
@@ -36,6 +108,7 @@ pub use publish::{Change, Newest};
 pub use scope::Scope;
 pub use source::{PageSource, ReadState};
 pub use stats::{BufferStats, ClassStats};
+pub use swip::Swip;
 
 /// Locks. A thread that panicked while it held the lock did so between two of its steps, each of which leaves things
 /// whole.

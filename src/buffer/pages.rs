@@ -11,7 +11,7 @@
 //!                       │ equal: read into a frame
 //!                       ├─ finished: cooling, generation := birth
 //!                       ├─ overtaken by a publication ─▶ the frame becomes a unit
-//!                       └─ failed: evicted; all who wait fail alike
+//!                       └─ failed: evicted; those who wait for the same version fail alike
 //! ```
 //!
 //! - **B1** Only a page that was the newest *after* its load began goes to the descriptor. A publication that begins
@@ -26,6 +26,7 @@ use std::fmt;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::guard::FrameGuard;
 use super::manager::{Inner, guard_of};
@@ -33,7 +34,7 @@ use super::policy::Arrival;
 use super::pool::Use;
 use super::protocol::descriptor::{Descriptor, Seen, Word};
 use super::publish::Change;
-use super::room::FrameName;
+use super::room::{FrameName, charge_of};
 use super::shard::{Outcome, Wait};
 use super::source::ReadState;
 use super::stats::count_hit;
@@ -144,7 +145,7 @@ impl StorePages {
     #[cold]
     pub(super) fn page_slowly(&self, at: &impl ReadState, page: PageId, arrival: Arrival) -> Result<FrameGuard> {
         let generation = at.generation();
-        if length_of(page.class()) > self.inner.limit() {
+        if charge_of(page.class()) > self.inner.limit() {
             return Err(Error::PageExceedsBudget { page });
         }
         // Of pages that nobody knows there may be no descriptor: so the pointer comes first.
@@ -162,23 +163,21 @@ impl StorePages {
                 let pointer = own.map_or_else(|| at.pointer(page), Ok)?;
                 return self.unit_arriving(page, &pointer, page.class(), arrival);
             }
-            match self.begin_load(descriptor, page)? {
+            match self.begin_load(descriptor, page, None)? {
                 Begun::Again => {}
                 Begun::Wait(wait) => {
                     self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
-                    wait.wait()?;
+                    if let Err((pointer, error)) = wait.wait()
+                        && own.map_or_else(|| at.pointer(page), Ok)? == pointer
+                    {
+                        return Err(error);
+                    }
                 }
-                Begun::Load(mut load) => {
-                    let pointers = own.map_or_else(|| at.pointer(page), Ok).and_then(|own| {
-                        let newest = self.store.source.newest_pointer(page)?;
-                        Ok((own, newest))
-                    });
-                    let (own, newest) = match pointers {
-                        Ok(pointers) => pointers,
-                        Err(error) => return Err(load.fail(error)),
-                    };
-                    if own != newest {
-                        load.cancel();
+                Begun::Load(load) => {
+                    // An error here is this reader's: by `?` the load is cancelled, and those who wait look again.
+                    let own = own.map_or_else(|| at.pointer(page), Ok)?;
+                    if own != self.store.source.newest_pointer(page)? {
+                        drop(load);
                         return self.unit_arriving(page, &own, page.class(), arrival);
                     }
                     return self.load_page(load, &own, arrival);
@@ -188,7 +187,12 @@ impl StorePages {
     }
 
     /// Evicted → loading, or what else there is to do.
-    pub(super) fn begin_load<'a>(&'a self, descriptor: &'a Descriptor, page: PageId) -> Result<Begun<'a>> {
+    pub(super) fn begin_load<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        page: PageId,
+        patience: Option<Duration>,
+    ) -> Result<Begun<'a>> {
         let mut charged = false;
         let begun = loop {
             let (leaf, mut shard) = self.store.shard(page);
@@ -202,7 +206,7 @@ impl StorePages {
             if !shard.has(leaf) {
                 if !charged {
                     drop(shard);
-                    self.inner.obtain_bytes(leaf_charge(), None)?;
+                    self.inner.obtain_bytes(leaf_charge(), patience)?;
                     charged = true;
                     continue;
                 }
@@ -228,7 +232,7 @@ impl StorePages {
         self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
         let frame = match Filling::read(self, page, pointer, page.class()) {
             Ok(frame) => frame,
-            Err(error) => return Err(load.fail(error)),
+            Err(error) => return Err(load.fail(pointer, error)),
         };
         match load.finish(frame, pointer.birth, arrival) {
             Ok(guard) => Ok(guard),
@@ -256,7 +260,7 @@ impl StorePages {
         class: SizeClass,
         arrival: Arrival,
     ) -> Result<FrameGuard> {
-        if length_of(class) > self.inner.limit() {
+        if charge_of(class) > self.inner.limit() {
             return Err(Error::PageExceedsBudget { page });
         }
         let key = UnitKey { pointer: *pointer, class };
@@ -282,7 +286,7 @@ impl StorePages {
             };
             if let Some(wait) = wait {
                 self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
-                wait.wait()?;
+                wait.wait().map_err(|(_, error)| error)?;
                 continue;
             }
             let mut load = UnitLoad { pages: self, key, is_open: true };
@@ -410,14 +414,9 @@ impl<'a> Load<'a> {
         Ok(guard)
     }
 
-    /// Those who wait look again.
-    pub(super) fn cancel(&mut self) {
-        self.end(Outcome::Again);
-    }
-
-    /// Those who wait fail with the same error.
-    pub(super) fn fail(&mut self, error: Error) -> Error {
-        self.end(Outcome::Failed(error.copy()));
+    /// What lies at `pointer` could not be loaded: those who wait for it fail with the same error.
+    fn fail(&mut self, pointer: &BlockPointer, error: Error) -> Error {
+        self.end(Outcome::Failed(*pointer, error.copy()));
         error
     }
 
@@ -435,7 +434,7 @@ impl<'a> Load<'a> {
 
 impl Drop for Load<'_> {
     fn drop(&mut self) {
-        self.cancel();
+        self.end(Outcome::Again);
     }
 }
 
@@ -448,7 +447,7 @@ struct UnitLoad<'a> {
 
 impl UnitLoad<'_> {
     fn fail(&mut self, error: Error) -> Error {
-        self.end(Outcome::Failed(error.copy()));
+        self.end(Outcome::Failed(self.key.pointer, error.copy()));
         error
     }
 
@@ -480,14 +479,14 @@ pub(super) struct Filling<'a> {
 impl<'a> Filling<'a> {
     /// Obtains a frame and reads what lies at `pointer`.
     fn read(pages: &'a StorePages, page: PageId, pointer: &BlockPointer, class: SizeClass) -> Result<Self> {
-        let mut filling = Self::obtain(pages, class)?;
+        let mut filling = Self::obtain(pages, class, None)?;
         filling.fill(page, pointer)?;
         Ok(filling)
     }
 
     /// A frame to read into.
-    pub(super) fn obtain(pages: &'a StorePages, class: SizeClass) -> Result<Self> {
-        Ok(Self { pages, name: pages.inner.obtain(class, Use::Loading)? })
+    pub(super) fn obtain(pages: &'a StorePages, class: SizeClass, patience: Option<Duration>) -> Result<Self> {
+        Ok(Self { pages, name: pages.inner.obtain(class, Use::Loading, patience)? })
     }
 
     /// The frame that another thread obtained and handed over.

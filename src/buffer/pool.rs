@@ -114,11 +114,6 @@ impl Pool {
         self.class.page_bytes() as usize
     }
 
-    /// How many frames there are addresses for.
-    pub(super) fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
     pub(super) fn address(&self, number: u32) -> NonNull<u8> {
         debug_assert!(number < self.capacity);
         // SAFETY: the frame lies within the reservation (F1).

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::lock;
 use super::pages::{Begun, Filling, Load, StorePages};
@@ -20,6 +21,9 @@ use crate::id::PageId;
 const DEPTH: usize = 32;
 /// Frames on their way take at most this part of the budget.
 const BUDGET_PART: usize = 4;
+
+/// Who reads ahead does not wait for memory; least of all for what is on its way for himself.
+const NO_PATIENCE: Option<Duration> = Some(Duration::ZERO);
 
 /// A load that waits for a thread of the crew.
 struct Job {
@@ -164,12 +168,12 @@ impl StorePages {
             pointer => pointer?,
         };
         let descriptor = self.store.table.find_or_reserve(page)?;
-        let Ok(Begun::Load(load)) = self.begin_load(descriptor, page) else { return Ok(None) };
+        let Ok(Begun::Load(load)) = self.begin_load(descriptor, page, NO_PATIENCE) else { return Ok(None) };
         // Dropped from here on, the load is cancelled.
         if self.store.source.newest_pointer(page)? != pointer {
             return Ok(None);
         }
-        let Ok(filling) = Filling::obtain(self, page.class()) else { return Ok(None) };
+        let Ok(filling) = Filling::obtain(self, page.class(), NO_PATIENCE) else { return Ok(None) };
         self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
         let job = Job { pages: self.clone(), page, pointer, ticket: load.hand_over(), filling: filling.hand_over() };
         Ok(Some(job))

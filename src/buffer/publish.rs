@@ -110,6 +110,10 @@ impl StorePages {
                 refused = Some(frame);
             }
         }
+        // What is evicted stays so, without a write: its leaf may have no memory.
+        if entering.is_none() && descriptor.word().is_evicted() {
+            return refused;
+        }
         let place = entering.as_ref().map(Frame::place);
         if let Some((name, _)) = place
             && let Some(pool) = inner.pools.get(name.class)

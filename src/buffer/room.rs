@@ -26,7 +26,7 @@ use super::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot};
 use super::pool::{Meta, PUBLISHED, Pool, PoolState, Use};
 use super::protocol::limbo::{Limbo, Verdict};
 use super::store::Store;
-use super::thread::registry;
+use super::thread::{is_in_scope, registry};
 use super::units::UnitKey;
 use crate::error::Result;
 use crate::id::SizeClass;
@@ -35,7 +35,9 @@ use crate::memory::page_bytes;
 /// Charged for each frame beside its bytes: its [`Meta`], its place in lists.
 pub(super) const FRAME_OVERHEAD: usize = size_of::<Meta>() + 24;
 /// Frames evicted at once, if they are small.
-const BATCH: usize = 32;
+const BATCH: usize = 64;
+/// Batches in search of one frame: enough to come past pages that guards hold.
+const ROUNDS: usize = 256;
 /// No batch is more than this part of the budget.
 const BATCH_PART: usize = 32;
 
@@ -106,15 +108,15 @@ impl Room {
         }
         self.stores[store.number() as usize] = None;
         inner.uncharge(store.descriptor_bytes());
-        self.sift(inner, &mut Vec::new());
+        self.sift(inner, &[]);
     }
 
     /// A frame of `class` for `usage`, if there is one without evicting anything.
     pub(super) fn take(&mut self, inner: &Inner, class: SizeClass, usage: Use) -> Result<Option<FrameName>> {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
         // What was replaced is used again before more memory is.
-        if self.states[class.index()].free() == 0 && self.limbo.len() >= BATCH {
-            self.sift(inner, &mut Vec::new());
+        if self.states[class.index()].free() == 0 && self.limbo.arrived() >= BATCH {
+            self.sift(inner, &[]);
         }
         let state = &mut self.states[class.index()];
         if state.free() == 0 && state.can_grow(pool) && inner.try_charge(Self::slab_charge(state)) {
@@ -142,7 +144,7 @@ impl Room {
         let is_enough = |room: &Self| {
             class.is_some_and(|class| room.states[class.index()].free() > 0) || inner.available() >= bytes
         };
-        self.sift(inner, &mut Vec::new());
+        self.sift(inner, &[]);
         if is_enough(self) {
             return true;
         }
@@ -154,14 +156,15 @@ impl Room {
         let batch = bytes
             .max((class.map_or(4096, |class| class.page_bytes() as usize) * BATCH).min(inner.limit() / BATCH_PART));
         // Other classes' pages go too, as the policy has it. If none of this class is among twice as many, memory moves.
+        // What guards hold comes back; the policy then names others, sooner or later.
         let mut evicted = 0;
-        loop {
-            let now = self.evict(inner, batch);
-            evicted += now;
+        for _ in 0..ROUNDS {
+            let (tried, freed) = self.evict(inner, batch);
+            evicted += freed;
             if class.is_some_and(|class| self.states[class.index()].free() > 0) {
                 return true;
             }
-            if now == 0 || evicted >= 2 * batch || class.is_none() {
+            if tried == 0 || evicted >= 2 * batch || (class.is_none() && evicted >= batch) {
                 break;
             }
         }
@@ -192,7 +195,7 @@ impl Room {
                 return;
             }
             let state = &mut self.states[other.index()];
-            let reserve = if surplus_only { (BATCH * 2).min((inner.limit() / BATCH_PART) >> other.log2()) } else { 0 };
+            let reserve = if surplus_only { BATCH.min((inner.limit() / BATCH_PART) >> other.log2()) } else { 0 };
             let spare = state.free().saturating_sub(reserve) / state.frames_per_slab();
             let wanted = missing.div_ceil(state.slab_bytes());
             if spare > 0
@@ -204,8 +207,9 @@ impl Room {
         }
     }
 
-    /// Evicts pages of `bytes` bytes together, if there are that many; returns how many were.
-    fn evict(&mut self, inner: &Inner, bytes: usize) -> usize {
+    /// Evicts pages of `bytes` bytes together, if there are that many; returns how many bytes that were, and how many
+    /// without those that guards hold.
+    fn evict(&mut self, inner: &Inner, bytes: usize) -> (usize, usize) {
         let mut victims = Vec::new();
         let mut sum = 0;
         while sum < bytes {
@@ -220,12 +224,14 @@ impl Room {
             victims.push((name, unit));
         }
         self.evictions += victims.len() as u64;
-        self.sift(inner, &mut victims);
-        sum
+        let restored = self.sift(inner, &victims);
+        (sum, sum - restored)
     }
 
     /// Looks at what is in limbo. `victims` are those that may go back to where they were, if a guard holds them.
-    fn sift(&mut self, inner: &Inner, victims: &mut Vec<(FrameName, Option<UnitKey>)>) {
+    ///
+    /// Returns the bytes of those that guards hold.
+    fn sift(&mut self, inner: &Inner, victims: &[(FrameName, Option<UnitKey>)]) -> usize {
         let Self { limbo, states, .. } = self;
         let pinned = |address| inner.pools.find(address).is_some_and(|(pool, number)| is_counted(pool.meta(number)));
         let mut held: Vec<(FrameName, Option<UnitKey>)> = Vec::new();
@@ -245,9 +251,12 @@ impl Room {
                 Verdict::Held | Verdict::Young => true,
             }
         });
+        let mut bytes = 0;
         for (name, unit) in held {
+            bytes += name.class.page_bytes() as usize;
             self.restore(inner, name, unit);
         }
+        bytes
     }
 
     /// A victim that a guard holds goes back to where it was, unless something else is there by now: else the page would
@@ -374,9 +383,9 @@ impl Room {
         self.policy_bytes = bytes;
     }
 
-    /// Whether something that holds memory will let go of it soon: loads, and scopes.
+    /// Whether something that holds memory will let go of it soon: loads, and other threads' scopes.
     pub(super) fn is_anything_passing(&self) -> bool {
-        self.loading_bytes > 0 || self.limbo.len() > 0
+        self.loading_bytes > 0 || (self.limbo.young() > 0 && !is_in_scope())
     }
 
     /// Frames with memory, and free ones, of a class.
@@ -399,6 +408,12 @@ impl Room {
     pub(super) fn policy(&self) -> &'static str {
         self.policy.name()
     }
+}
+
+/// Bytes that the budget must have left for a frame of `class` to get memory.
+pub(super) fn charge_of(class: SizeClass) -> usize {
+    let (frame, page) = (class.page_bytes() as usize, page_bytes());
+    frame.max(page) + (page / frame).max(1) * FRAME_OVERHEAD
 }
 
 /// Whether a guard without slot, or a handle, holds the frame.

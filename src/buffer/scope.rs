@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::slice;
 
@@ -11,6 +12,7 @@ use super::policy::Arrival;
 use super::protocol::descriptor::Seen;
 use super::source::ReadState;
 use super::stats::count_hit;
+use super::swip::Swip;
 use super::thread::{self, Epoch};
 use crate::error::{Error, Result};
 use crate::id::PageId;
@@ -23,9 +25,11 @@ pub struct Scope<'a, S> {
     hits: u8,
     /// The page that was not in memory.
     missed: Cell<Option<PageId>>,
-    /// What was loaded for this closure stays until it is done, so that each run gets further than the last. Grows
+    /// What was loaded for this closure stays until it is done, so that each run gets further than the last. It is read
+    /// from here and not by its descriptor: the access that it was loaded for does not count as a touch (E3). Grows
     /// between runs only.
-    kept: RefCell<Vec<(PageId, FrameGuard)>>,
+    kept: RefCell<HashMap<PageId, FrameGuard>>,
+    has_kept: Cell<bool>,
 }
 
 impl StorePages {
@@ -46,6 +50,7 @@ impl StorePages {
             hits: self.inner.counters.number(),
             missed: Cell::new(None),
             kept: RefCell::default(),
+            has_kept: Cell::new(false),
         };
         loop {
             let epoch = Epoch::enter();
@@ -53,8 +58,9 @@ impl StorePages {
             drop(epoch);
             // Whatever the closure made of the error.
             let Some(page) = scope.missed.take() else { return result };
-            let guard = self.page_slowly(at, page, Arrival::Ahead)?;
-            scope.kept.borrow_mut().push((page, guard));
+            let guard = self.page_slowly(at, page, Arrival::Read)?;
+            scope.kept.borrow_mut().insert(page, guard);
+            scope.has_kept.set(true);
         }
     }
 }
@@ -67,23 +73,61 @@ impl<S: ReadState> Scope<'_, S> {
     /// not exist, [`StorePages::scope`] returns `PageNotFound`.
     #[inline]
     pub fn page(&self, page: PageId) -> Result<&[u8]> {
-        if let Some(descriptor) = self.pages.store.table.find(page)
-            && let Seen::Frame(word) = descriptor.read(self.generation)
+        if !self.has_kept.get()
+            && let Some(bytes) = self.page_found(page)
         {
-            count_hit(thread::record(), self.hits);
-            // SAFETY: found in the epoch of this closure (P3), at whose end the reference is gone: it borrows from the
-            // scope, and the closure's result cannot, being one type for scopes of every lifetime.
-            return Ok(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), length_of(page.class())) });
+            return Ok(bytes);
         }
         self.page_kept(page)
     }
 
+    /// The bytes of the page that `swip` stands for; `swip` remembers the way.
+    ///
+    /// # Errors
+    /// As [`Scope::page`]. [`Error::SwipOfAnotherStore`] if the swip was followed in another store and means
+    /// nothing here.
+    #[inline]
+    pub fn follow(&self, swip: &Swip) -> Result<&[u8]> {
+        if !self.has_kept.get()
+            && let Some(descriptor) = swip.offset().and_then(|offset| self.pages.store.table.at(offset))
+            && let Seen::Frame(word) = descriptor.read(self.generation)
+        {
+            count_hit(thread::record(), self.hits);
+            // SAFETY: as in `page`; the word says how long its frame is.
+            return Ok(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), 1 << word.class()) });
+        }
+        self.follow_slowly(swip)
+    }
+
     #[cold]
+    fn follow_slowly(&self, swip: &Swip) -> Result<&[u8]> {
+        let page = swip.page(self.pages)?;
+        let bytes = self.page(page)?;
+        swip.remember(self.pages, page);
+        Ok(bytes)
+    }
+
+    /// The page by its descriptor, if it is there as it is wanted.
+    #[inline(always)]
+    fn page_found(&self, page: PageId) -> Option<&[u8]> {
+        let descriptor = self.pages.store.table.find(page)?;
+        let Seen::Frame(word) = descriptor.read(self.generation) else { return None };
+        count_hit(thread::record(), self.hits);
+        // SAFETY: found in the epoch of this closure (P3), at whose end the reference is gone: it borrows from the
+        // scope, and the closure's result cannot, being one type for scopes of every lifetime.
+        Some(unsafe { slice::from_raw_parts(start_of(word).as_ptr(), length_of(page.class())) })
+    }
+
+    #[inline(never)]
     fn page_kept(&self, page: PageId) -> Result<&[u8]> {
-        let kept = self.kept.borrow();
-        if let Some((_, guard)) = kept.iter().find(|(other, _)| *other == page) {
-            // SAFETY: the guard stays as long as the scope, whatever happens to the vector it is in.
+        if let Some(guard) = self.kept.borrow().get(&page) {
+            // SAFETY: the guard stays as long as the scope, whatever happens to the map it is in.
             return Ok(unsafe { slice::from_raw_parts(guard.as_ptr(), guard.len()) });
+        }
+        if self.has_kept.get()
+            && let Some(bytes) = self.page_found(page)
+        {
+            return Ok(bytes);
         }
         self.missed.set(Some(page));
         Err(Error::PageNotInMemory { page })

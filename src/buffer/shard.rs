@@ -1,11 +1,14 @@
 //! Loads under way, and how much memory of the descriptors is in use: the locked part of a store's pages, in shards.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::lock;
 use super::table::Leaf;
-use crate::error::{Error, Result};
+use super::units::mix;
+use crate::error::Error;
+use crate::format::BlockPointer;
 
 /// What one shard's lock protects. Descriptors of one leaf belong to one shard.
 #[derive(Default)]
@@ -13,7 +16,7 @@ pub(super) struct Shard {
     /// By ticket, loads that somebody waits for.
     pub(super) waited: HashMap<u64, Arc<Wait>>,
     /// Descriptors that are not evicted, of each leaf that has memory.
-    leaves: HashMap<Leaf, u32>,
+    leaves: HashMap<Leaf, u32, BuildHasherDefault<LeafHasher>>,
     /// Leaves that may have none left.
     empty: Vec<Leaf>,
 }
@@ -49,11 +52,6 @@ impl Shard {
         None
     }
 
-    /// How many leaves have memory.
-    pub(super) fn leaves(&self) -> usize {
-        self.leaves.len()
-    }
-
     /// The load is over: those who wait for it go on.
     pub(super) fn wake(&mut self, ticket: u64, outcome: Outcome) {
         if let Some(wait) = self.waited.remove(&ticket) {
@@ -62,12 +60,34 @@ impl Shard {
     }
 }
 
+/// Leaves are the buffer's own numbers: nobody chooses them to collide.
+#[derive(Default)]
+pub(super) struct LeafHasher(u64);
+
+impl Hasher for LeafHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = mix(self.0 ^ number);
+    }
+}
+
 /// How a load ended, for those who waited.
 pub(super) enum Outcome {
     /// Look again.
     Again,
-    /// It failed.
-    Failed(Error),
+    /// What lies at this pointer could not be loaded.
+    Failed(BlockPointer, Error),
 }
 
 /// Waiting for somebody else's load.
@@ -84,17 +104,15 @@ impl Wait {
         self.ended.notify_all();
     }
 
-    /// Waits for the end.
-    ///
-    /// # Errors
-    /// That of the load.
-    pub(super) fn wait(&self) -> Result<()> {
+    /// Waits for the end. If the load failed, with its error and what it tried to load: of interest for who wants just
+    /// that.
+    pub(super) fn wait(&self) -> Result<(), (BlockPointer, Error)> {
         let mut outcome = lock(&self.outcome);
         loop {
             match &*outcome {
                 None => outcome = self.ended.wait(outcome).unwrap_or_else(std::sync::PoisonError::into_inner),
                 Some(Outcome::Again) => return Ok(()),
-                Some(Outcome::Failed(error)) => return Err(error.copy()),
+                Some(Outcome::Failed(pointer, error)) => return Err((*pointer, error.copy())),
             }
         }
     }

@@ -30,11 +30,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(number: u32, source: Arc<dyn PageSource>) -> Self {
+    pub(super) fn new(number: u32, source: Arc<dyn PageSource>, table: Table) -> Self {
         Self {
             number,
             source,
-            table: Table::new(page_bytes()),
+            table,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             units: (0..SHARDS).map(|_| Mutex::default()).collect(),
             leaves: AtomicUsize::new(0),

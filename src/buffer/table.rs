@@ -2,6 +2,9 @@
 //!
 //! For each class an array that grows without moving: segment `k` has `4096 << k` descriptors, reserved when the first
 //! of them is wanted, and zero, that is evicted, until it is written. What memory of it is in use, `shard` counts.
+//!
+//! Segments are cut from one range of addresses as long as it lasts. A descriptor there has an *offset*, from which it is
+//! found without class, index and segment: what a [`Swip`](super::Swip) remembers.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -24,9 +27,26 @@ const _: () = assert!(FIRST * ((1 << SEGMENTS) - 1) >= PageId::INDEX_LIMIT);
 /// See the module.
 pub(super) struct Table {
     classes: Box<[[AtomicPtr<Descriptor>; SEGMENTS]; SizeClass::COUNT]>,
-    reserved: Mutex<Vec<Reservation>>,
+    arena: Reservation,
+    grown: Mutex<Grown>,
     descriptors_per_os_page: u64,
 }
+
+/// What the lock protects.
+#[derive(Default)]
+struct Grown {
+    /// Bytes of the arena that are segments.
+    used: usize,
+    /// Segments of the arena: where each starts, and its first page.
+    segments: Vec<(usize, PageId)>,
+    /// Segments that did not fit.
+    others: Vec<Reservation>,
+}
+
+/// Addresses for the descriptors of 2 TiB in pages of 4 KiB.
+const ARENA_BYTES: usize = 16 << 30;
+/// With less the table does not begin.
+const ARENA_LEAST: usize = 16 << 20;
 
 /// An OS page of descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,15 +64,40 @@ fn place(index: u64) -> (usize, usize) {
 }
 
 impl Table {
-    pub(super) fn new(page_bytes: usize) -> Self {
+    pub(super) fn new(page_bytes: usize) -> Result<Self> {
         let segments = || std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut()));
         // An OS page of descriptors may not reach over the end of the first segment.
         let descriptors_per_os_page = ((page_bytes / size_of::<Descriptor>()) as u64).min(FIRST);
-        Self {
+        Ok(Self {
             classes: Box::new(std::array::from_fn(|_| segments())),
-            reserved: Mutex::default(),
+            arena: Reservation::at_most(ARENA_BYTES, ARENA_LEAST)?,
+            grown: Mutex::default(),
             descriptors_per_os_page,
+        })
+    }
+
+    /// The descriptor at an offset of the arena. Where no segment is, it is evicted, and stays so.
+    #[inline(always)]
+    pub(super) fn at(&self, offset: usize) -> Option<&Descriptor> {
+        if offset >= self.arena.len() || !offset.is_multiple_of(size_of::<Descriptor>()) {
+            return None;
         }
+        // SAFETY: within the arena, which consists of descriptors, all zero where none was made yet.
+        Some(unsafe { self.arena.start().cast::<Descriptor>().byte_add(offset).as_ref() })
+    }
+
+    /// The offset of a descriptor, if it lies in the arena.
+    pub(super) fn offset(&self, descriptor: &Descriptor) -> Option<usize> {
+        let offset = ptr::from_ref(descriptor).addr().checked_sub(self.arena.start().addr().get())?;
+        (offset < self.arena.len()).then_some(offset)
+    }
+
+    /// The page whose descriptor is at an offset.
+    pub(super) fn page_at(&self, offset: usize) -> Option<PageId> {
+        let grown = lock(&self.grown);
+        let (start, first) =
+            *grown.segments.get(grown.segments.partition_point(|(start, _)| *start <= offset).checked_sub(1)?)?;
+        PageId::new(first.class(), first.index() + ((offset - start) / size_of::<Descriptor>()) as u64)
     }
 
     /// The page's descriptor; `None` if nobody ever asked for it or its neighbours.
@@ -72,19 +117,35 @@ impl Table {
         if let Some(found) = self.find(page) {
             return Ok(found);
         }
-        let mut reserved = lock(&self.reserved);
+        let mut grown = lock(&self.grown);
         let (segment, at) = place(page.index());
         let slot = &self.classes[page.class().index()][segment];
         let mut start = slot.load(Ordering::Acquire);
         if start.is_null() {
-            let bytes = (FIRST as usize * size_of::<Descriptor>()) << segment;
-            let memory = Reservation::new(bytes)?;
-            start = memory.start().as_ptr().cast();
-            reserved.push(memory);
+            start = self.grow(&mut grown, page, segment, at)?;
             slot.store(start, Ordering::Release);
         }
         // SAFETY: as above.
         Ok(unsafe { &*start.add(at) })
+    }
+
+    /// A new segment, in which the page's descriptor is number `at`.
+    fn grow(&self, grown: &mut Grown, page: PageId, segment: usize, at: usize) -> Result<*mut Descriptor> {
+        let bytes = (FIRST as usize * size_of::<Descriptor>()).checked_shl(segment as u32).unwrap_or(usize::MAX);
+        let first = PageId::new(page.class(), page.index() - at as u64);
+        if let Some(first) = first
+            && bytes <= self.arena.len() - grown.used
+        {
+            let start = grown.used;
+            grown.used += bytes;
+            grown.segments.push((start, first));
+            // SAFETY: the segment lies in the arena.
+            return Ok(unsafe { self.arena.start().as_ptr().add(start) }.cast());
+        }
+        let memory = Reservation::new(bytes)?;
+        let start = memory.start().as_ptr().cast();
+        grown.others.push(memory);
+        Ok(start)
     }
 
     /// The OS page that the page's descriptor lies in.
@@ -102,7 +163,7 @@ impl Table {
         let Some(first) = page.and_then(|page| self.find(page)) else { return };
         let address = ptr::from_ref(first).addr();
         let bytes = self.descriptors_per_os_page as usize * size_of::<Descriptor>();
-        for memory in lock(&self.reserved).iter() {
+        for memory in std::iter::once(&self.arena).chain(&lock(&self.grown).others) {
             let start = memory.start().addr().get();
             if (start..start + memory.len()).contains(&address) {
                 let offset = address - start;
@@ -133,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_stays_where_it_is_while_others_come() {
-        let table = Table::new(4096);
+        let table = Table::new(4096).unwrap();
         let page = |index| PageId::new(SizeClass::MIN, index).unwrap();
         assert!(table.find(page(5)).is_none());
         let first = ptr::from_ref(table.find_or_reserve(page(5)).unwrap());
@@ -142,5 +203,11 @@ mod tests {
         }
         assert_eq!(ptr::from_ref(table.find(page(5)).unwrap()), first);
         assert!(table.find(PageId::new(SizeClass::MAX, 5).unwrap()).is_none());
+        for index in [0, 5, 4095, 4096, 100_000] {
+            let offset = table.offset(table.find_or_reserve(page(index)).unwrap()).unwrap();
+            assert_eq!(table.page_at(offset), Some(page(index)));
+            assert!(ptr::eq(table.at(offset).unwrap(), table.find(page(index)).unwrap()));
+        }
+        assert!(table.at(8).is_none() && table.at(1 << 40).is_none());
     }
 }

@@ -69,6 +69,11 @@ pub(super) fn protect(address: usize) -> Option<&'static Slot> {
     })
 }
 
+/// Whether the calling thread is in a scope.
+pub(super) fn is_in_scope() -> bool {
+    LOCAL.with(|local| local.depth.get() > 0)
+}
+
 /// An epoch of the calling thread; those within another are that one.
 pub(super) struct Epoch {
     record: &'static Record,

@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::id::BLOCK_LENGTH;
+use crate::memory::{Hint, Pages, huge_page_bytes};
 
 /// A block of memory; its type is what aligns the buffer.
 #[derive(Clone, FromBytes, IntoBytes, Immutable)]
@@ -20,10 +21,16 @@ const _: () = assert!(align_of::<AlignedBlock>() == BLOCK_LENGTH);
 ///
 /// What is read into or written from such a buffer, at a block's offset and in whole blocks, takes no copy on a disk
 /// opened with [`Caching::Direct`](super::Caching::Direct). It derefs to `[u8]`.
-#[derive(Clone)]
 pub struct AlignedBuffer {
-    blocks: Vec<AlignedBlock>,
+    memory: Memory,
     length: usize,
+}
+
+enum Memory {
+    /// From the allocator.
+    Blocks(Vec<AlignedBlock>),
+    /// From the system, in huge pages where it has them.
+    Pages(Pages),
 }
 
 impl AlignedBuffer {
@@ -45,7 +52,20 @@ impl AlignedBuffer {
     pub fn try_zeroed(length: usize) -> io::Result<Self> {
         let blocks = AlignedBlock::new_vec_zeroed(length.div_ceil(BLOCK_LENGTH))
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { blocks, length })
+        Ok(Self { memory: Memory::Blocks(blocks), length })
+    }
+
+    /// As [`AlignedBuffer::zeroed`], in memory that is backed by huge pages where the system has them: the device then
+    /// finds it in one piece. At least one huge page is taken; it is for buffers that are used again and again.
+    pub fn huge(length: usize) -> Self {
+        match Pages::new(length.next_multiple_of(huge_page_bytes())) {
+            Ok(pages) => {
+                // Without huge pages it serves as well, and is slower.
+                let _ = pages.hint(.., Hint::HugePages);
+                Self { memory: Memory::Pages(pages), length }
+            }
+            Err(_) => Self::zeroed(length),
+        }
     }
 
     /// A buffer that holds a copy of `bytes`.
@@ -60,13 +80,33 @@ impl Deref for AlignedBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.blocks.as_slice().as_bytes()[..self.length]
+        let bytes = match &self.memory {
+            Memory::Blocks(blocks) => blocks.as_slice().as_bytes(),
+            Memory::Pages(pages) => pages,
+        };
+        &bytes[..self.length]
     }
 }
 
 impl DerefMut for AlignedBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.blocks.as_mut_slice().as_mut_bytes()[..self.length]
+        let bytes = match &mut self.memory {
+            Memory::Blocks(blocks) => blocks.as_mut_slice().as_mut_bytes(),
+            Memory::Pages(pages) => pages,
+        };
+        &mut bytes[..self.length]
+    }
+}
+
+impl Clone for AlignedBuffer {
+    fn clone(&self) -> Self {
+        Self::copy_of(self)
+    }
+}
+
+impl Default for AlignedBuffer {
+    fn default() -> Self {
+        Self { memory: Memory::Blocks(Vec::new()), length: 0 }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A regular file, through plain positioned system calls.
 //!
-//! - **I1** `cached` is the file; locks are taken on it, and lengths are asked of it. `direct`, where there is one, is
-//!   a second descriptor of the same file, and gets whole blocks at blocks' offsets only.
+//! - **I1** `cached` is the file; lengths are asked of it. `direct`, where there is one, is a second descriptor of the
+//!   same file, and gets whole blocks at blocks' offsets only. Locks are taken on the one that writes go to: a write that
+//!   outlives its process holds it, and so the lock.
 //! - **I2** A durable write is one system call where file system and alignment allow; else it is a write and a sync,
 //!   which promise more (D3).
 //! - **I3** Nothing is retried but a call that was interrupted before it did its work.
@@ -11,10 +12,17 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::aligned::AlignedBuffer;
 use super::direct::{self, Way};
+use super::flight::InFlight;
 use super::open::{self, Access, Caching, Purpose};
+#[cfg(target_os = "linux")]
+use super::ring::Ring;
 use super::system::{self, Durable};
 use super::{Disk, transfer};
 use crate::error::Result;
@@ -27,7 +35,10 @@ pub struct FileDisk {
     path: PathBuf,
     access: Access,
     cached: File,
-    direct: Option<File>,
+    direct: Option<Arc<File>>,
+    /// For direct writes that go on while the caller computes; made when first wanted, `None` if the system has none.
+    #[cfg(target_os = "linux")]
+    ring: OnceLock<Option<Arc<Ring>>>,
     /// Whether a durable write can be one call; forgotten when the system refuses one.
     durable_in_one_call: AtomicBool,
 }
@@ -59,7 +70,7 @@ impl FileDisk {
         let direct = match caching {
             Caching::Buffered => None,
             Caching::Direct | Caching::DirectIfPossible => match open::direct(path, access, &cached) {
-                Ok(direct) => Some(direct),
+                Ok(direct) => Some(Arc::new(direct)),
                 Err(error) if caching == Caching::DirectIfPossible && error.kind() == io::ErrorKind::Unsupported => {
                     None
                 }
@@ -67,7 +78,15 @@ impl FileDisk {
             },
         };
         let durable_in_one_call = AtomicBool::new(system::durable_write_is_to_be_trusted(&cached));
-        Ok(Self { path: path.to_owned(), access, cached, direct, durable_in_one_call })
+        Ok(Self {
+            path: path.to_owned(),
+            access,
+            cached,
+            direct,
+            #[cfg(target_os = "linux")]
+            ring: OnceLock::new(),
+            durable_in_one_call,
+        })
     }
 
     /// What the disk may do with its file.
@@ -94,7 +113,7 @@ impl FileDisk {
 
     /// The descriptor that locks are taken on (I1).
     pub(crate) fn file(&self) -> &File {
-        &self.cached
+        self.direct.as_deref().unwrap_or(&self.cached)
     }
 
     /// The descriptor for a raw call at `offset`. A direct call that was short may end inside of a block (at the end
@@ -166,6 +185,21 @@ impl Disk for FileDisk {
     fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
         self.writable()?;
         self.write_by_best_way(offset, buffers, Durable::AtSync)
+    }
+
+    /// Buffered writes are made at once: they are copies into the cache.
+    #[cfg(target_os = "linux")]
+    fn begin_write_at(&self, offset: u64, bytes: &Arc<AlignedBuffer>, length: usize) -> io::Result<InFlight> {
+        self.writable()?;
+        let slice = bytes.get(..length).ok_or(io::ErrorKind::InvalidInput)?;
+        transfer::write_end(offset, &[IoSlice::new(slice)])?;
+        if let Some(direct) = self.direct.as_ref().filter(|_| direct::is_aligned(offset, &[slice]) && length > 0)
+            && let Some(ring) = self.ring.get_or_init(|| Ring::new().ok().map(Arc::new))
+            && let Some(begun) = InFlight::begin(ring, direct, offset, bytes, length)?
+        {
+            return Ok(begun);
+        }
+        self.write_at(offset, slice).map(|()| InFlight::landed())
     }
 
     fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {

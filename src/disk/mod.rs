@@ -34,11 +34,14 @@ mod fault;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod file;
+mod flight;
 #[cfg(any(test, feature = "testing"))]
 mod image;
 mod memory;
 mod open;
 mod pieces;
+#[cfg(target_os = "linux")]
+mod ring;
 #[cfg(any(test, feature = "testing"))]
 mod sample;
 #[cfg(any(test, feature = "testing"))]
@@ -50,6 +53,7 @@ mod writeback;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
+use std::sync::Arc;
 
 pub use aligned::AlignedBuffer;
 #[cfg(any(test, feature = "testing"))]
@@ -59,6 +63,7 @@ pub use fault::{Effect, FaultPlan, Operation, Operations, Performed, Span, Syste
 #[cfg(any(test, feature = "testing"))]
 pub use faulty::{FaultyDisk, PlanNumber};
 pub use file::FileDisk;
+pub use flight::InFlight;
 #[cfg(any(test, feature = "testing"))]
 pub use image::Image;
 pub use memory::MemoryDisk;
@@ -124,6 +129,16 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The system's.
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Begins to write the first `length` bytes of `bytes` from `offset` on. The disk may go on with it after this has
+    /// returned: for D1 and D2 the write has been made when it has landed.
+    ///
+    /// # Errors
+    /// As [`Disk::write_vectored_at`]. A disk that cannot begin without ending, as here, writes at once.
+    fn begin_write_at(&self, offset: u64, bytes: &Arc<AlignedBuffer>, length: usize) -> io::Result<InFlight> {
+        let bytes = bytes.get(..length).ok_or(io::ErrorKind::InvalidInput)?;
+        self.write_at(offset, bytes).map(|()| InFlight::landed())
+    }
 
     /// Fills `buffer` with the bytes from `offset` on.
     ///

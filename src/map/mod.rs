@@ -18,6 +18,7 @@
 
 mod compare;
 mod dirty;
+mod many;
 mod nodes;
 mod tree;
 mod write;

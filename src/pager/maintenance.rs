@@ -16,25 +16,32 @@ use super::options::{Background, Event};
 use crate::error::{Error, Result};
 use crate::id::BLOCK_BYTES;
 use crate::space::SEGMENT_BLOCKS;
-use crate::store::{CheckpointJob, CheckpointReport, Cleaner, Durability, MoveReport, Progress};
+use crate::store::{CheckpointJob, CheckpointReport, Cleaner, Durability, MoveReport, Progress, Victims};
 
 /// Commits after a failure until the next try.
 const COMMITS_BEFORE_RETRY: u64 = 64;
 
-/// Blocks that may be moved for each block that commits write. At 75 % full, 1.2 are needed under uniform overwrites.
-const MOVED_PER_COMMITTED: u64 = 2;
+/// Blocks that may be moved for each block that commits write. At 75 % full, 1.3 are needed under uniform overwrites.
+const MOVED_PER_COMMITTED: u64 = 3;
 
 /// Moves that are paid for and not used are forgotten beyond so many blocks: 16 MiB.
 const CREDIT_LIMIT_BLOCKS: u64 = 4096;
 
-/// Blocks moved in one go, with the core's lock held.
-const STEP_BLOCKS: u64 = 256;
+/// Blocks moved in one go, with the core's lock held: a segment at most.
+const STEP_BLOCKS: u64 = SEGMENT_BLOCKS as u64;
+
+/// What a step costs that moves nothing, in blocks: it looks at a part of the maps.
+const WALK_BLOCKS: u64 = 8;
 
 /// In percent of the log's length at which a checkpoint is due: from here on it is written without pauses …
 const HURRY_LAG_PERCENT: u64 = 200;
 
 /// … and from here on commits wait for its end.
 const BACKPRESSURE_LAG_PERCENT: u64 = 400;
+
+/// A paced checkpoint rests so many times as long as it works. Then it lasts longer, and what holds up a commit, the
+/// fold's beginning and end, is spread over more of them.
+const REST_PER_WORK: u32 = 3;
 
 /// The longest pause between two pieces of a checkpoint.
 const PAUSE_LIMIT: Duration = Duration::from_millis(5);
@@ -70,11 +77,14 @@ pub(super) struct Maintenance {
     checkpoint_not_before: u64,
     /// The same for moves.
     clean_not_before: u64,
+    /// And for growth.
+    growth_not_before: u64,
 }
 
 /// What there is to do.
 enum Work {
     Checkpoint,
+    Grow,
     Clean,
     Nothing,
     Stop,
@@ -93,6 +103,8 @@ impl Core {
             Work::Stop
         } else if self.store.checkpoint_due() && commits >= self.maintenance.checkpoint_not_before {
             Work::Checkpoint
+        } else if commits >= self.maintenance.growth_not_before && self.store.growth_due() {
+            Work::Grow
         } else if commits >= self.maintenance.clean_not_before && self.cleaning_is_due(shared) {
             Work::Clean
         } else {
@@ -105,44 +117,34 @@ impl Core {
         if self.maintenance.credit_blocks < STEP_BLOCKS || shared.options.clean_target_percent == 0 {
             return false;
         }
-        if !self.maintenance.cleaner.is_idle() {
-            return true;
-        }
-        self.segments_wanted(shared) > 0
+        self.segments_at_hand() < self.segments_target(shared)
     }
 
-    /// How many segments should be emptied: none where the segments in use are so full that it would not be worth it.
-    fn segments_wanted(&mut self, shared: &Shared) -> u64 {
-        let status = self.store.status();
-        let segment_blocks = u64::from(SEGMENT_BLOCKS);
-        let target = status.blocks_total / segment_blocks * u64::from(shared.options.clean_target_percent) / 100;
-        let blocks_in_free_segments = status.segments_free * segment_blocks;
-        let blocks_elsewhere = status.blocks_total.saturating_sub(blocks_in_free_segments);
-        let free_elsewhere = status.blocks_free.saturating_sub(blocks_in_free_segments);
-        if free_elsewhere < blocks_elsewhere / 10 {
-            return 0;
-        }
-        target.saturating_sub(status.segments_free)
+    /// Whether commits are about to run out of wholly free segments.
+    fn cleaning_is_urgent(&mut self, shared: &Shared) -> bool {
+        matches!(self.work(shared), Work::Clean) && self.segments_at_hand() * 4 < self.segments_target(shared) * 3
     }
 
-    /// Moves some pages out of the emptiest segments.
-    pub(super) fn clean(&mut self, shared: &Shared, blocks: u64, durability: Durability) -> Result<MoveReport> {
-        if self.maintenance.cleaner.is_idle() {
-            // A walk costs the same for one segment as for many.
-            let count = (2 * self.segments_wanted(shared)).clamp(4, 256) as usize;
-            self.store.choose_victims(&mut self.maintenance.cleaner, count)?;
-            if self.maintenance.cleaner.is_idle() {
-                return Ok(MoveReport { finished: true, ..MoveReport::default() });
-            }
-        }
-        self.store.clean(&mut self.maintenance.cleaner, blocks, durability)
+    /// How many segments are wholly free, or as good as.
+    fn segments_at_hand(&mut self) -> u64 {
+        self.store.segments_free() + self.store.segments_emptied()
+    }
+
+    fn segments_target(&self, shared: &Shared) -> u64 {
+        let percent = u64::from(shared.options.clean_target_percent);
+        let segments = self.store.superblock().blocks_total / u64::from(SEGMENT_BLOCKS);
+        (segments * percent / 100).max(self.store.segments_wanted())
+    }
+
+    /// Moves pages out of the emptiest segments.
+    pub(super) fn clean(&mut self, victims: Victims, blocks: u64, durability: Durability) -> Result<MoveReport> {
+        self.store.clean(&mut self.maintenance.cleaner, victims, blocks, durability)
     }
 
     /// A step of cleaning that nobody asked for.
-    fn clean_unasked(&mut self, shared: &Shared) {
-        let report = self.clean(shared, STEP_BLOCKS, Durability::Deferred);
-        // A step that finds nothing costs a walk all the same.
-        let spent = report.as_ref().map_or(0, |report| report.blocks).max(STEP_BLOCKS);
+    fn clean_unasked(&mut self) {
+        let report = self.clean(Victims::WorthIt, 1, Durability::Deferred);
+        let spent = report.as_ref().map_or(0, |report| report.blocks).max(WALK_BLOCKS);
         self.maintenance.credit_blocks = self.maintenance.credit_blocks.saturating_sub(spent);
         match report {
             Ok(report) if report.finished && report.blocks == 0 => {
@@ -263,7 +265,7 @@ impl Shared {
         (core, Err(error))
     }
 
-    /// Writes a checkpoint, as long between the pieces idle as busy with them, unless there is reason to hurry.
+    /// Writes a checkpoint, with rests between the pieces, unless there is reason to hurry.
     fn write(&self, mut job: CheckpointJob, pace: Pace) -> (CheckpointJob, Result<()>) {
         loop {
             let begun = Instant::now();
@@ -273,7 +275,7 @@ impl Shared {
                 Err(error) => return (job, Err(error)),
             }
             if pace == Pace::Paced && !self.hurry.load(Ordering::Relaxed) {
-                std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT));
+                std::thread::sleep((begun.elapsed() * REST_PER_WORK).min(PAUSE_LIMIT));
             }
         }
     }
@@ -287,10 +289,11 @@ impl Shared {
                 core = match core.work(self) {
                     Work::Checkpoint => self.checkpoint_unasked(core, Pace::Full),
                     Work::Clean => {
-                        core.clean_unasked(self);
+                        core.clean_unasked();
                         core
                     }
-                    Work::Nothing | Work::Stop => return core,
+                    // Only for the thread is space made ready ahead.
+                    Work::Grow | Work::Nothing | Work::Stop => return core,
                 };
             },
         }
@@ -308,8 +311,37 @@ impl Shared {
                 _ => self.without_checkpoint(core),
             };
         }
+        if core.cleaning_is_urgent(self) {
+            // The thread does not get the core: who takes segments empties some.
+            core.clean_unasked();
+        }
         if !matches!(core.work(self), Work::Nothing) {
             self.work.notify_one();
+        }
+        core
+    }
+
+    /// Makes new space ready, in pieces, with pauses, without the core.
+    fn grow_ahead<'a>(&'a self, mut core: CoreGuard<'a>) -> CoreGuard<'a> {
+        core.maintenance.growth_not_before = core.store.counters().commits + 1;
+        let Some(mut job) = core.store.growth_begin() else { return core };
+        drop(core);
+        let written = loop {
+            let begun = Instant::now();
+            match job.write() {
+                Ok(Progress::More) if !self.is_closed() => std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT)),
+                Ok(_) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let mut core = self.lock_anyway();
+        core.store.growth_finish(&job);
+        if let Err(error) = written {
+            core.maintenance.growth_not_before = core.store.counters().commits + COMMITS_BEFORE_RETRY;
+            // That the disk is full is the error of the commit that needs more.
+            if !error.is_no_space() {
+                core.failed_unasked(&error);
+            }
         }
         core
     }
@@ -335,9 +367,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 shared.unlock(shared.checkpoint_unasked(core, Pace::Paced));
                 shared.lock_anyway()
             }
+            Work::Grow => {
+                shared.unlock(shared.grow_ahead(core));
+                shared.lock_anyway()
+            }
             Work::Clean => {
                 let begun = Instant::now();
-                core.clean_unasked(shared);
+                core.clean_unasked();
                 shared.unlock(core);
                 std::thread::sleep(begun.elapsed().min(PAUSE_LIMIT));
                 shared.lock_anyway()

@@ -61,6 +61,7 @@ use crate::error::Result;
 use crate::id::Generation;
 use crate::store::{
     CheckpointReport, Counters, Durability, MoveReport, RecoveryReport, Status, Store, VerifyLevel, VerifyReport,
+    Victims,
 };
 use handle::Handle;
 use maintenance::Pace;
@@ -168,7 +169,7 @@ impl Pager {
     pub fn clean(&self, max_blocks: u64) -> Result<MoveReport> {
         let shared = &self.handle.shared;
         let mut core = shared.lock()?;
-        let result = core.clean(shared, max_blocks, Durability::Durable);
+        let result = core.clean(Victims::Any, max_blocks, Durability::Durable);
         shared.settle(core, result)
     }
 

@@ -97,7 +97,7 @@ impl Default for Options {
             memory_bytes: 64 << 20,
             background: Background::default(),
             caching: Caching::Buffered,
-            clean_target_percent: 5,
+            clean_target_percent: 1,
             hook: Hook::default(),
             readers: Readers::default(),
             checkpoint_log_bytes: None,
@@ -188,8 +188,9 @@ impl Options {
     }
 
     /// How many percent of the file's segments (of 1 MiB) are to be wholly free, so that commits find contiguous space
-    /// (default 5; 0: nothing is moved for that). Pages are moved in proportion to what is committed, and only while
-    /// enough blocks are free in the rest of the file to be worth it.
+    /// (default 1, but no fewer than the strategy wants; 0: nothing is moved for that). Pages are moved in proportion to
+    /// what is committed, and only out of segments of which at most two thirds are in use. More is paid for: by
+    /// calculation, under uniform overwrites of a file 75 % full, each percent makes 0.1 more moves for each page written.
     pub fn clean_target(mut self, percent: u8) -> Self {
         self.clean_target_percent = percent;
         self
@@ -217,6 +218,7 @@ impl Options {
     /// The same for the core, in blocks.
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = self.settings.clone();
+        settings.grows_ahead = self.background == Background::Thread;
         if self.clean_target_percent > 50 {
             let reason = "more than 50 percent cannot be kept free";
             return Err(Error::InvalidOption { option: "clean_target", reason });

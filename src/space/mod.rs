@@ -238,6 +238,11 @@ impl Space {
         Ok(self.bitmap.emptiest_segments(count, |usage| usage.blocks_used > 0 && !strategy.is_filling(usage.segment)))
     }
 
+    /// Whether the strategy is filling this segment, so that emptying it would be in vain.
+    pub fn is_filling(&self, segment: Segment) -> bool {
+        self.strategy.is_filling(segment)
+    }
+
     /// How many wholly free segments the strategy wants to find, so that commits are contiguous: what a cleaner keeps.
     pub fn segments_wanted(&self) -> u64 {
         self.strategy.segments_wanted(self.bitmap.blocks_total() / u64::from(self.bitmap.segment_blocks()))

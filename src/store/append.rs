@@ -1,7 +1,7 @@
 //! Appending a record to the log, and making it durable: the one place where a commit becomes fact.
 
+use super::staging::Flights;
 use super::{Durability, Store};
-use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
     Entry, RecordFlags, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, encode_record,
@@ -58,6 +58,17 @@ impl Store {
         }
     }
 
+    /// Fails if it is known already that pages cannot be written: then the commit is given up, and nothing else.
+    pub(super) fn check_flights(&mut self, flights: &mut Flights, plan: &LogPlan) -> Result<()> {
+        match flights.have_failed() {
+            true => {
+                self.drop_segment(plan.fresh);
+                self.staging.land_all(&self.medium, std::mem::take(flights))
+            }
+            false => Ok(()),
+        }
+    }
+
     fn drop_segment(&mut self, segment: Option<SegmentReference>) {
         if let Some(segment) = segment {
             self.log.add_spare(segment.extent);
@@ -101,47 +112,19 @@ impl Store {
         if let Some(extent) = self.space.allocate(request)? {
             return Ok(Some(extent));
         }
+        self.release()?;
+        if let Some(extent) = self.space.allocate(request)? {
+            return Ok(Some(extent));
+        }
         if !self.grow(request.minimum.into())? {
             return Ok(None);
         }
         self.space.allocate(request)
     }
 
-    /// Grows the file by at least `blocks` blocks, or else gives back what log can be spared; whether it did either.
-    pub(super) fn grow(&mut self, blocks: u64) -> Result<bool> {
-        let total = self.space.blocks_total();
-        // An extent lies in one leaf, so growth across the end of a leaf must leave room behind it.
-        let leaf = u64::from(crate::space::LEAF_BLOCKS);
-        let needed = match (total % leaf) + blocks > leaf {
-            true => leaf - total % leaf + blocks,
-            false => blocks,
-        };
-        let generous = needed.max(self.settings.growth_blocks).max((total / 8).min(64 << 20 >> 12));
-        for step in [generous, needed] {
-            if total + step > self.settings.blocks_limit {
-                continue;
-            }
-            match self.medium.grow(Block(total), step, self.settings.new_space) {
-                Ok(()) => {
-                    self.space.grow(total + step);
-                    return Ok(true);
-                }
-                Err(error) if error.is_no_space() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.shed_spares()
-    }
-
-    /// Gives back the log segments that are kept for convenience only; whether there were any.
-    fn shed_spares(&mut self) -> Result<bool> {
-        let shed = self.log.shed_spares(SPARES_NEEDED);
-        shed.iter().try_for_each(|extent| self.space.release(*extent))?;
-        Ok(!shed.is_empty())
-    }
-
     /// Writes a record where `plan` says, with `pages` (stored bytes, whole blocks) directly behind it, and makes it
-    /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie.
+    /// durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
+    /// on their way there.
     ///
     /// When this fails, the store is poisoned and the commit's fate unknown.
     pub(super) fn append<'a>(
@@ -150,14 +133,15 @@ impl Store {
         plan: LogPlan,
         behind: &[&[u8]],
         sealed: impl Iterator<Item = &'a [u8]>,
+        flights: Flights,
         generation: Generation,
         durability: Durability,
     ) -> Result<()> {
         let blocks = record_blocks(draft.entries.len(), draft.blob.len());
         let behind_bytes: usize = behind.iter().map(|pages| pages.len()).sum();
         let record_bytes = blocks as usize * BLOCK_LENGTH;
-        let mut run = AlignedBuffer::zeroed(record_bytes + behind_bytes);
-        let run_blocks = (run.len() / BLOCK_LENGTH) as u32;
+        let run_bytes = record_bytes + behind_bytes;
+        let run_blocks = (run_bytes / BLOCK_LENGTH) as u32;
 
         let identity = RecordIdentity { store: self.id, address: plan.placement.address, salt: plan.placement.salt };
         let announced = match plan.placement.segment {
@@ -180,7 +164,9 @@ impl Store {
             body_length: draft.body_length,
             body_seal: draft.body_seal,
         };
+        let mut run = self.staging.take_run(run_bytes);
         let (record, mut rest) = run.split_at_mut(record_bytes);
+        record.fill(0);
         encode_record(record, &identity, &header, &draft.entries, &draft.blob);
         let seal = finish_record(record, identity.salt, sealed);
         for pages in behind {
@@ -188,7 +174,9 @@ impl Store {
             target.copy_from_slice(pages);
             rest = after;
         }
-        self.make_durable(plan.placement.address, &run, durability).map_err(|source| match source {
+        let written = self.make_durable(plan.placement.address, &run[..run_bytes], flights, durability);
+        self.staging.put_run(run);
+        written.map_err(|source| match source {
             Error::Poisoned { .. } => source,
             source => Error::CommitUnknown { generation, source: Box::new(source) },
         })?;
@@ -206,25 +194,36 @@ impl Store {
         Ok(())
     }
 
-    /// S2: nothing is acknowledged before this has returned.
-    fn make_durable(&mut self, start: Block, run: &[u8], durability: Durability) -> Result<()> {
+    /// S2: nothing is acknowledged before this has returned. The record may be on the disk before its pages: then a
+    /// power cut leaves a torn commit.
+    fn make_durable(&mut self, start: Block, run: &[u8], flights: Flights, durability: Durability) -> Result<()> {
         if durability == Durability::Deferred || self.sabotaged_skip_sync() {
             self.unsynced_bytes += run.len() as u64;
-            return self.medium.write_vital(start, run);
+            self.medium.write_vital(start, run)?;
+            return self.land_vital(flights);
         }
         self.counters.syncs += 1;
         if self.sabotaged_acknowledge_before_sync() {
+            self.land_vital(flights)?;
             self.medium.sync()?;
             return self.medium.write_vital(start, run);
         }
         // A durable write covers its own bytes only: it will do if nothing else is unsynced (disk promise D3).
         if self.unsynced_bytes == 0 || self.sabotaged_durable_write_for_sync() {
+            self.land_vital(flights)?;
             return self.medium.write_vital_durably(start, run);
         }
         self.medium.write_vital(start, run)?;
+        self.land_vital(flights)?;
         self.medium.sync()?;
         self.unsynced_bytes = 0;
         Ok(())
+    }
+
+    /// Waits for the pages of a record that is written. A failure poisons.
+    fn land_vital(&mut self, flights: Flights) -> Result<()> {
+        let landed = self.staging.land_all(&self.medium, flights);
+        landed.inspect_err(|error| self.medium.poison_with(error))
     }
 
     /// Everything through `generation` is durable.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reuse::Replayed;
 use super::settings::GROWTH_BLOCKS_LIMIT;
-use super::state::{Listed, State};
+use super::state::{Listed, Maps, State};
 use super::{Medium, Note, Store};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
 use crate::format::{
@@ -30,10 +30,19 @@ pub(super) struct Applied<'a> {
     pub(super) blob: &'a [u8],
 }
 
+/// What a record does to the maps.
+pub(super) type Sets = Vec<(PageId, BlockPointer)>;
+
 impl Store {
     /// Makes the record's state the published one. Cannot fail after a commit; in replay a record that contradicts
     /// the state before it is corruption.
-    pub(super) fn apply(&mut self, record: &Applied<'_>, mut mode: Mode<'_>) -> Result<()> {
+    pub(super) fn apply(&mut self, record: &Applied<'_>, mode: Mode<'_>) -> Result<()> {
+        let sets = self.account(record, mode)?;
+        self.show(record, sets)
+    }
+
+    /// The first half of applying: births and deaths. What the second half wants is returned.
+    pub(super) fn account(&mut self, record: &Applied<'_>, mut mode: Mode<'_>) -> Result<Sets> {
         let mut sets = Vec::with_capacity(record.entries.len());
         let snapshots = self.snapshots_after(record);
         for entry in record.entries {
@@ -58,6 +67,11 @@ impl Store {
                 Entry::Header { .. } | Entry::CatalogueAdd { .. } | Entry::CatalogueRemove { .. } => {}
             }
         }
+        Ok(sets)
+    }
+
+    /// The second half: the state is shown.
+    pub(super) fn show(&mut self, record: &Applied<'_>, sets: Sets) -> Result<()> {
         let created = self.publish(record, &sets)?;
         self.dirty_nodes += created as u64;
         self.notes.push_back(Note { generation: record.generation, position: self.log.position(), sets });
@@ -241,10 +255,7 @@ impl State {
         sets: &[(PageId, BlockPointer)],
         listing: Listing<'_>,
     ) -> usize {
-        let mut created = 0;
-        for (page, pointer) in sets {
-            created += self.maps[page.class().index()].set(page.index(), *pointer);
-        }
+        let created = set_all(&mut self.maps, sets);
         self.generation = record.generation;
         self.incarnation = record.incarnation;
         if let Some(header) = listing.header {
@@ -264,6 +275,19 @@ impl State {
         }
         created
     }
+}
+
+/// Sets pages in the maps, those of a class in one go as far as they rise. Returns how many nodes came to differ from
+/// the disk.
+pub(super) fn set_all(maps: &mut Maps, sets: &[(PageId, BlockPointer)]) -> usize {
+    let mut created = 0;
+    let mut positions = Vec::new();
+    for rising in sets.chunk_by(|(a, _), (b, _)| a.class() == b.class() && a < b) {
+        positions.clear();
+        positions.extend(rising.iter().map(|(page, pointer)| (page.index(), *pointer)));
+        created += maps[rising[0].0.class().index()].set_many(&positions);
+    }
+    created
 }
 
 /// A range that decoding has checked to lie in the blob.

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::append::SPARES_NEEDED;
-use super::apply::body_entry;
+use super::apply::{body_entry, set_all};
 use super::commit::Prepared;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
@@ -32,8 +32,8 @@ use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Gene
 use crate::map::{Exclusive, Home, Replaced, Shape, Tree, TreeWriter, exclusive};
 use crate::space::{LEAF_BLOCKS, LeafSource, Purpose, Request};
 
-/// Bytes of nodes written at a time.
-const PIECE_BLOCKS: usize = 256;
+/// Blocks of nodes written at a time: so few that a commit beside it hardly waits.
+const PIECE_BLOCKS: usize = 64;
 
 /// A checkpoint between its begin and its end.
 #[derive(Debug)]
@@ -160,11 +160,14 @@ impl Store {
                 || segments >= SEGMENTS_LIMIT * 3 / 4)
     }
 
-    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB.
+    /// Blocks of log after which a checkpoint is due: a quarter of the maps, at least 8 MiB, at most 64 MiB. But in a file
+    /// that may not grow much more, no more than a 64th of what is free: some three times as much is log, and where
+    /// space is scarce, what is kept for log is paid for by moving pages.
     pub(super) fn checkpoint_due_blocks(&self) -> u64 {
         self.settings.checkpoint_log_blocks.unwrap_or_else(|| {
             let nodes: u64 = self.folded.maps.iter().map(|root| Shape::nodes_at_most(root.length)).sum();
-            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12)
+            let room = self.space.blocks_free() + self.settings.blocks_limit.saturating_sub(self.space.blocks_total());
+            (nodes / 4).clamp(8 << 20 >> 12, 64 << 20 >> 12).min((room / 64).max(1 << 20 >> 12))
         })
     }
 
@@ -591,7 +594,9 @@ impl Store {
         self.counters.checkpoint_bytes += report.blocks * BLOCK_BYTES;
         self.counters.syncs += 2;
         self.folded_before = std::mem::replace(&mut self.folded, job.superblock).generation;
-        self.anchored = self.anchored.max(folded);
+        // Not the new fold: without its superblock, recovery verifies what the older one leads to.
+        let anchoring = if self.sabotaged_fold_anchors() { folded } else { self.folded_before };
+        self.anchored = self.anchored.max(anchoring);
         self.journal.forget(folded, job.journal_seen);
         self.bitmap = job.bitmap.clone();
         self.set_bitmap_source(job.bitmap);
@@ -614,9 +619,7 @@ impl Store {
             listed.retain(|old| state.catalogue.iter().any(|present| present.entry.id == old.entry.id));
             let mut newer: Vec<Listed> = newer.map(|listed| (**listed).clone()).collect();
             for note in notes {
-                for (page, pointer) in &note.sets {
-                    created += maps[page.class().index()].set(page.index(), *pointer) as u64;
-                }
+                created += set_all(&mut maps, &note.sets) as u64;
                 let here = newer.iter_mut().filter(|listed| listed.entry.generation == note.generation);
                 here.filter(|listed| listed.maps.is_some()).for_each(|listed| listed.maps = Some(maps.clone()));
             }
@@ -657,9 +660,7 @@ impl Store {
             Tree::from_root(Shape::map(SizeClass::from_index(index)), self.folded.maps[index])
         }));
         for note in self.notes.iter().filter(|note| note.generation <= old.generation) {
-            for (page, pointer) in &note.sets {
-                state.maps[page.class().index()].set(page.index(), *pointer);
-            }
+            set_all(&mut state.maps, &note.sets);
         }
         let catalogue = old.catalogue.iter().map(|old| {
             let newer = state.catalogue.iter().find(|newer| newer.entry.id == old.entry.id);
@@ -705,7 +706,10 @@ impl Store {
             let spare = self.obtain(&request)?.ok_or_else(|| self.no_space(minimum.into()))?;
             self.log.add_spare(spare);
         }
-        let reserve = self.checkpoint_bound() + nodes + u64::from(self.settings.log_segment_blocks) + 16;
+        let reserve = self.reserve_blocks() + nodes;
+        if self.space.blocks_free() < reserve {
+            self.release()?;
+        }
         let free = self.space.blocks_free();
         if free < reserve && !(self.grow(reserve - free)? && self.space.blocks_free() >= reserve) {
             return Err(self.no_space(reserve));

@@ -5,7 +5,7 @@ use super::Store;
 use super::commit::{OtherChunks, PreparedPage, Unit};
 use super::publish::ChunkUpdate;
 use crate::error::Result;
-use crate::format::{BlockPointer, Entry, PointerFlags, TreeRoot, checksum};
+use crate::format::{BlockPointer, Entry, PointerFlags, TreeRoot};
 use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, PageId};
 use crate::map::{Exclusive, Home, Shape, Tree, TreeWriter, exclusive};
 use crate::space::{Purpose, Request};
@@ -112,7 +112,7 @@ impl Home for ChunkHome<'_> {
         let request = Request { blocks: 1, minimum: 1, multiple: 1, purpose: Purpose::Data };
         let extent = self.store.obtain(&request)?.ok_or_else(|| self.store.no_space(1))?;
         self.taken.push(extent);
-        self.nodes.push(Unit { address: extent.start, ..Unit::new(bytes.to_vec(), checksum(bytes)) });
+        self.nodes.push(Unit { address: extent.start, ..Unit::new(bytes.to_vec(), None) });
         Ok(extent.start)
     }
 }

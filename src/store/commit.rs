@@ -1,11 +1,12 @@
 //! Commit: from changes to a record. See the state diagram of the module above.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::append::Draft;
-use super::apply::{Applied, Mode, encode_added};
+use super::apply::{Applied, Mode, Sets, encode_added};
 use super::publish::{ChunkUpdate, Publication};
+use super::staging::Flights;
 use super::{Changes, Committed, Content, Durability, PageChange, Reserved, Spilled, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
@@ -22,7 +23,8 @@ pub(super) struct Unit<'a> {
     pub(super) bytes: UnitBytes<'a>,
     /// Its extent, once it has one.
     pub(super) address: Block,
-    pub(super) checksum: u32,
+    /// Once it is known.
+    pub(super) checksum: Option<u32>,
 }
 
 /// Where a unit's bytes are.
@@ -39,8 +41,18 @@ pub(super) enum UnitBytes<'a> {
 pub(super) struct Prepared<'a> {
     pub(super) units: Vec<Unit<'a>>,
     pub(super) pages: Vec<PreparedPage>,
+    /// Whether the pages' old pointers are known.
+    looked_up: LookedUp,
     /// Reservations that the commit takes over.
     pub(super) spilled: Vec<Reserved>,
+}
+
+/// Whether pointers are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LookedUp {
+    #[default]
+    NotYet,
+    Already,
 }
 
 /// A page that changes.
@@ -92,7 +104,6 @@ impl Store {
         if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
             self.sync()?;
         }
-        self.release()?;
         let prepared = self.prepare(changes)?;
         let mut taken = Vec::new();
         let result = self.commit_prepared(changes, prepared, generation, durability, &mut taken);
@@ -106,15 +117,22 @@ impl Store {
         result
     }
 
-    /// Looks up what the changes replace, and finds the bytes to be stored.
+    /// Finds the bytes to be stored; looks up what the changes replace, if that must be known before they are written.
     fn prepare<'a>(&self, changes: &'a Changes<'_>) -> Result<Prepared<'a>> {
         if let Some(header) = changes.header.as_ref().filter(|header| header.len() > HEADER_LIMIT) {
             return Err(Error::HeaderTooLarge { length: header.len(), limit: HEADER_LIMIT });
         }
         let state = self.state();
         let mut prepared = Prepared::default();
+        prepared.looked_up = match changes.pages.values().all(|change| matches!(change, PageChange::Whole(_))) {
+            true => LookedUp::NotYet,
+            false => LookedUp::Already,
+        };
         for (&page, change) in &changes.pages {
-            let old = state.pointer(&self.nodes, page)?;
+            let old = match prepared.looked_up {
+                LookedUp::NotYet => BlockPointer::default(),
+                LookedUp::Already => state.pointer(&self.nodes, page)?,
+            };
             let new = match change {
                 PageChange::Free if old.is_null() => return Err(Error::PageNotFound { page }),
                 PageChange::Free => NewPage::Free,
@@ -138,6 +156,20 @@ impl Store {
         }
         self.check_spilled(&prepared.spilled)?;
         Ok(prepared)
+    }
+
+    /// Looks up what the changes replace, unless that was done.
+    fn look_up(&self, prepared: &mut Prepared<'_>) -> Result<()> {
+        if std::mem::replace(&mut prepared.looked_up, LookedUp::Already) == LookedUp::Already {
+            return Ok(());
+        }
+        let state = self.state();
+        for pages in prepared.pages.chunk_by_mut(|a, b| a.page.class() == b.page.class()) {
+            let positions: Vec<u64> = pages.iter().map(|page| page.page.index()).collect();
+            let found = state.maps[pages[0].page.class().index()].get_many(&self.nodes, &positions)?;
+            pages.iter_mut().zip(found).for_each(|(page, old)| page.old = old);
+        }
+        Ok(())
     }
 
     /// Every spilled unit has its reservation, and is named once (E3).
@@ -173,6 +205,8 @@ impl Store {
             && self.log.plan(run_blocks).is_some()
             && self.log.has_room_for_two(run_blocks);
         if in_log {
+            self.release()?;
+            self.look_up(&mut prepared)?;
             self.admit(changes, &prepared)?;
             let plan = self.plan_log(run_blocks)?;
             let mut next = plan.placement.address.0 + blocks;
@@ -180,17 +214,26 @@ impl Store {
                 unit.address = Block(next);
                 next += unit.blocks();
             }
+            prepared.units.iter_mut().for_each(Unit::sum_up);
             for page in &prepared.pages {
                 draft.entries.push(prepared.entry(page, generation));
             }
             let behind: Vec<&[u8]> = prepared.units.iter().map(Unit::to_write).collect();
-            self.append(&draft, plan, &behind, behind.iter().copied(), generation, durability)?;
+            let sealed = behind.iter().copied();
+            self.append(&draft, plan, &behind, sealed, Flights::default(), generation, durability)?;
             self.counters.commits_in_log += 1;
             self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
-            return self.committed(&draft.entries, &draft.blob, generation, &[]);
+            let sets = self.account_for(&draft.entries, &draft.blob, generation)?;
+            return self.committed(&draft.entries, &draft.blob, generation, sets, &[]);
         }
 
         self.place_units(&mut prepared.units, taken)?;
+        self.admit(changes, &prepared)?;
+        let mut flights = Flights::default();
+        self.send_units(&mut prepared.units, &mut flights)?;
+        // From here on the device is at work beside us.
+        self.release()?;
+        self.look_up(&mut prepared)?;
         for page in &prepared.pages {
             if !matches!(page.new, NewPage::Chunks { .. }) {
                 draft.entries.push(prepared.entry(page, generation));
@@ -209,36 +252,33 @@ impl Store {
                 draft.entries.extend(self.dead_chunks(page.page, &page.old)?);
             }
         }
-        self.admit(changes, &prepared)?;
-        self.write_units(&prepared.units)?;
-        self.write_units(&node_units)?;
-        let written = Written { units: &prepared.units, nodes: &node_units, chunks: &chunk_updates };
-        let committed = self.commit_written(draft, &written, &prepared.spilled, generation, durability, taken)?;
+        self.send_units(&mut node_units, &mut flights)?;
+        let written = Sent { units: &prepared.units, nodes: &node_units, chunks: &chunk_updates, flights };
+        let committed = self.commit_sent(draft, written, &prepared.spilled, generation, durability, taken)?;
         prepared.spilled.iter().try_for_each(|reserved| self.reservations.end(reserved))?;
         Ok(committed)
     }
 
-    /// The pages lie in their extents: what is left is the record, whose body may be too large for the log.
-    fn commit_written(
+    /// The pages are on their way to their extents: what is left is the record, whose body may be too large for the log.
+    fn commit_sent(
         &mut self,
         mut draft: Draft,
-        written: &Written<'_>,
+        mut sent: Sent<'_>,
         spilled: &[Reserved],
         generation: Generation,
         durability: Durability,
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
-        let entries = std::mem::take(&mut draft.entries);
-        let blob = draft.blob.clone();
-        let stored_bytes: usize = written.all().map(|unit| unit.to_write().len()).sum();
-        let external = record_blocks(entries.len(), blob.len()) > self.settings.record_limit_blocks();
+        let stored_bytes: u64 = sent.all().map(|unit| unit.to_write().len() as u64).sum();
+        let external = record_blocks(draft.entries.len(), draft.blob.len()) > self.settings.record_limit_blocks();
         let body = match external {
-            true => self.write_body(&entries, taken)?,
+            true => self.write_body(&draft.entries, taken)?,
             false => Vec::new(),
         };
         // What was spilled is not among the bytes that the seal covers (E2).
-        if external || !spilled.is_empty() || stored_bytes as u64 > self.settings.unsynced_limit_bytes {
+        if external || !spilled.is_empty() || stored_bytes > self.settings.unsynced_limit_bytes {
             // The record will say that its pages need no verification: they must be durable before it is written.
+            self.staging.land_all(&self.medium, std::mem::take(&mut sent.flights))?;
             if !self.sabotaged_skip_sync() && !self.sabotaged_spill_unsynced() {
                 self.counters.syncs += 1;
                 self.medium.sync()?;
@@ -248,28 +288,36 @@ impl Store {
             }
             draft.flags = draft.flags.with(RecordFlags::DATA_SYNCED);
         }
+        let mut entries = Vec::new();
         if external {
+            entries = std::mem::replace(&mut draft.entries, body);
             draft.flags = draft.flags.with(RecordFlags::EXTERNAL_BODY);
             draft.body_length = (entries.len() * crate::format::ENTRY_BYTES) as u64;
             draft.body_seal = self.seal_of_body(&entries);
-            draft.entries = body.clone();
-        } else {
-            draft.entries = entries.clone();
         }
         let plan = self.plan_log(record_blocks(draft.entries.len(), draft.blob.len()))?;
-        // The order of the entries: whole pages as their units come, then each chunked page's chunks and nodes.
-        let sealed: Vec<&[u8]> = match draft.flags.contains(RecordFlags::DATA_SYNCED) {
+        self.check_flights(&mut sent.flights, &plan)?;
+        let sealed = match draft.flags.contains(RecordFlags::DATA_SYNCED) {
             true => Vec::new(),
-            false => {
-                let by_address: std::collections::HashMap<Block, &[u8]> =
-                    written.all().map(|unit| (unit.address, unit.to_write())).collect();
-                stored_pointers(&entries).filter_map(|pointer| by_address.get(&pointer.address).copied()).collect()
-            }
+            false => sent.in_the_order_of(&draft.entries),
         };
-        self.append(&draft, plan, &[], sealed.into_iter(), generation, durability)?;
-        self.counters.page_bytes += stored_bytes as u64;
-        let all = [body, entries].concat();
-        self.committed(&all, &blob, generation, written.chunks)
+        // Should the record fail, the store is poisoned, and what was accounted for is asked for no more.
+        let all = match external {
+            true => [&draft.entries[..], &entries].concat(),
+            false => Vec::new(),
+        };
+        let sets = self.account_for(if external { &all } else { &draft.entries }, &draft.blob, generation)?;
+        let flights = std::mem::take(&mut sent.flights);
+        self.append(&draft, plan, &[], sealed.into_iter(), flights, generation, durability)?;
+        self.counters.page_bytes += stored_bytes;
+        let entries = if external { &all } else { &draft.entries };
+        self.committed(entries, &draft.blob, generation, sets, sent.chunks)
+    }
+
+    /// Births and deaths of a record that is about to be written, or was.
+    pub(super) fn account_for(&mut self, entries: &[Entry], blob: &[u8], generation: Generation) -> Result<Sets> {
+        let incarnation = self.incarnation;
+        self.account(&Applied { generation, incarnation, entries, blob }, Mode::Commit)
     }
 
     /// The record is a fact: what it says becomes the state.
@@ -278,6 +326,7 @@ impl Store {
         entries: &[Entry],
         blob: &[u8],
         generation: Generation,
+        sets: Sets,
         chunks: &[ChunkUpdate],
     ) -> Result<Committed> {
         let incarnation = self.incarnation;
@@ -290,7 +339,7 @@ impl Store {
         if let Some(hook) = &self.publish_hook {
             hook.publish(&Publication::new(generation, entries, chunks));
         }
-        self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
+        self.show(&Applied { generation, incarnation, entries, blob }, sets)?;
         if let Some(pages) = &self.stored_pages {
             for entry in entries {
                 if let Entry::Set { old, .. } | Entry::Move { old, .. } | Entry::Dead { old } = entry {
@@ -358,39 +407,10 @@ impl Store {
         self.space.release(rest)
     }
 
-    /// Writes units to their extents, neighbours in one go.
-    pub(super) fn write_units(&mut self, units: &[Unit<'_>]) -> Result<()> {
-        const STAGING_BLOCKS: u64 = 1024;
-        let units: Vec<&Unit<'_>> = units.iter().filter(|unit| !unit.to_write().is_empty()).collect();
-        let mut rest = &units[..];
-        while let [first, ..] = rest {
-            let (mut count, mut blocks) = (0, 0);
-            while let Some(unit) = rest.get(count)
-                && unit.address.0 == first.address.0 + blocks
-                && (count == 0 || blocks + unit.blocks() <= STAGING_BLOCKS)
-            {
-                blocks += unit.blocks();
-                count += 1;
-            }
-            let (run, after) = rest.split_at(count);
-            let length = blocks as usize * BLOCK_LENGTH;
-            if self.staging.len() < length {
-                self.staging = AlignedBuffer::zeroed(length);
-            }
-            let staging = &mut self.staging[..length];
-            let mut target = &mut staging[..];
-            for unit in run {
-                let (bytes, after) = target.split_at_mut(unit.blocks() as usize * BLOCK_LENGTH);
-                let (stored, padding) = bytes.split_at_mut(unit.to_write().len());
-                stored.copy_from_slice(unit.to_write());
-                padding.fill(0);
-                target = after;
-            }
-            self.medium.write(first.address, staging)?;
-            self.counters.page_writes += 1;
-            self.unsynced_bytes += length as u64;
-            rest = after;
-        }
+    /// Sends units on their way to their extents, neighbours together, and sums them up.
+    pub(super) fn send_units(&mut self, units: &mut [Unit<'_>], flights: &mut Flights) -> Result<()> {
+        self.unsynced_bytes += units.iter().map(|unit| unit.to_write().len() as u64).sum::<u64>();
+        self.counters.page_writes += self.staging.send(&self.medium, units, flights)?;
         Ok(())
     }
 
@@ -462,16 +482,27 @@ pub(super) fn stored_pointers(entries: &[Entry]) -> impl Iterator<Item = &BlockP
     })
 }
 
-/// Units of a commit that lie in their extents.
-struct Written<'a> {
+/// Units of a commit that lie in their extents, or are on their way there.
+struct Sent<'a> {
     units: &'a [Unit<'a>],
     nodes: &'a [Unit<'a>],
     chunks: &'a [ChunkUpdate],
+    flights: Flights,
 }
 
-impl Written<'_> {
-    fn all(&self) -> impl Iterator<Item = &Unit<'_>> {
+impl<'a> Sent<'a> {
+    fn all(&self) -> impl Iterator<Item = &'a Unit<'a>> + use<'a> {
         self.units.iter().chain(self.nodes)
+    }
+
+    /// The bytes of the units in the order in which the entries tell of them.
+    fn in_the_order_of(&self, entries: &[Entry]) -> Vec<&'a [u8]> {
+        // Whole pages come as their units do; chunks and nodes do not.
+        if self.nodes.is_empty() {
+            return self.units.iter().map(Unit::to_write).collect();
+        }
+        let by_address: HashMap<Block, &[u8]> = self.all().map(|unit| (unit.address, unit.to_write())).collect();
+        stored_pointers(entries).filter_map(|pointer| by_address.get(&pointer.address).copied()).collect()
     }
 }
 
@@ -486,13 +517,22 @@ impl Content<'_> {
 
 impl<'a> Unit<'a> {
     /// Bytes in memory, to be stored.
-    pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: u32) -> Self {
+    pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: Option<u32>) -> Self {
         Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum }
+    }
+
+    /// Makes the checksum known.
+    pub(super) fn sum_up(&mut self) {
+        self.checksum = Some(self.checksum());
+    }
+
+    fn checksum(&self) -> u32 {
+        self.checksum.unwrap_or_else(|| checksum(self.to_write()))
     }
 
     fn spilled(spilled: &Spilled) -> Self {
         let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
-        Self { bytes, address, checksum: spilled.checksum }
+        Self { bytes, address, checksum: Some(spilled.checksum) }
     }
 
     /// The bytes that are not on disk yet.
@@ -520,7 +560,7 @@ impl<'a> Unit<'a> {
             codec: Codec::Raw,
             flags: PointerFlags::default(),
             stored_length: self.stored_length(),
-            checksum: self.checksum,
+            checksum: self.checksum(),
             birth,
         }
     }
@@ -531,7 +571,7 @@ impl<'a> Prepared<'a> {
     fn unit(&mut self, content: &'a Content<'_>) -> Option<usize> {
         let unit = match content {
             Content::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => return None,
-            Content::Bytes(bytes) => Unit::new(&bytes[..], checksum(bytes)),
+            Content::Bytes(bytes) => Unit::new(&bytes[..], None),
             Content::Spilled(spilled) => {
                 self.spilled.push(spilled.reserved);
                 Unit::spilled(spilled)

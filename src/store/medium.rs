@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::NewSpace;
-use crate::disk::{AlignedBuffer, Disk};
+use crate::disk::{AlignedBuffer, Disk, InFlight};
 use crate::error::{Error, Result};
 use crate::id::Block;
 
@@ -66,6 +66,23 @@ impl Medium {
         self.disk.write_vectored_at(offset, buffers).map_err(|source| self.error("write", Some(offset), source))
     }
 
+    /// As [`Medium::write`], and may return before the bytes are written: that is told by [`Medium::land`].
+    pub(super) fn begin_write(&self, start: Block, bytes: &Arc<AlignedBuffer>, length: usize) -> Result<InFlight> {
+        self.check()?;
+        let offset = start.offset_bytes();
+        self.disk.begin_write_at(offset, bytes, length).map_err(|source| self.error("write", Some(offset), source))
+    }
+
+    /// Waits until a write from `start` on has ended.
+    pub(super) fn land(&self, start: Block, write: InFlight) -> Result<()> {
+        write.land().map_err(|source| self.error("write", Some(start.offset_bytes()), source))
+    }
+
+    /// Refuses writing from now on because of `error`: a record that was written may name what was not.
+    pub(super) fn poison_with(&self, error: &Error) {
+        self.lock().get_or_insert_with(|| error.to_string());
+    }
+
     /// Writes a record (and what lies behind it) or a superblock. A failure poisons.
     pub(super) fn write_vital(&self, start: Block, bytes: &[u8]) -> Result<()> {
         self.vitally("write", Some(start.offset_bytes()), |disk, offset| disk.write_at(offset, bytes))
@@ -102,20 +119,28 @@ impl Medium {
 
     /// Obtains space for `blocks` blocks from `from` on, and writes it if that is wanted.
     pub(super) fn grow(&self, from: Block, blocks: u64, new_space: NewSpace) -> Result<()> {
+        self.check()?;
+        let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
+        self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))?;
+        match new_space {
+            NewSpace::Prewritten => self.write_zeros(from, blocks),
+            NewSpace::Obtained => Ok(()),
+        }
+    }
+
+    /// Writes zeros to blocks that nobody uses.
+    pub(super) fn write_zeros(&self, from: Block, blocks: u64) -> Result<()> {
         // What the page cache gets in one piece it can keep in one, and a reader that maps the file finds it in one step.
         const PIECE_BYTES: u64 = 2 << 20;
         self.check()?;
         let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
-        self.disk.preallocate(offset, length).map_err(|source| self.error("preallocate", Some(offset), source))?;
-        if new_space == NewSpace::Prewritten {
-            let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
-            let mut at = offset;
-            while at < offset + length {
-                let until = (at / PIECE_BYTES + 1) * PIECE_BYTES;
-                let piece = &zeros[..(until.min(offset + length) - at) as usize];
-                self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
-                at += piece.len() as u64;
-            }
+        let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let until = (at / PIECE_BYTES + 1) * PIECE_BYTES;
+            let piece = &zeros[..(until.min(end) - at) as usize];
+            self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
+            at += piece.len() as u64;
         }
         Ok(())
     }

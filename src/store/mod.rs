@@ -6,8 +6,9 @@
 //!
 //! # Terms
 //! *Generation*: the number of a commit. *Synced*: the largest generation g such that the syncs of all generations up
-//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of a
-//! durable superblock, whichever is higher: what no recovery can cut off. *Fold*: the state that a checkpoint writes.
+//! to g have returned. *Anchored*: the highest `synced_through` inside a record that is itself synced, or the fold of
+//! the older superblock, whichever is higher: what no recovery can cut off, not even one that has lost the newest
+//! superblock. *Fold*: the state that a checkpoint writes.
 //!
 //! # States of a commit
 //! ```text
@@ -40,9 +41,11 @@ mod body;
 mod changes;
 mod checkpoint;
 mod chunks;
+mod clean;
 mod commit;
 mod create;
 mod follow;
+mod growth;
 mod journal;
 mod leaves;
 mod load;
@@ -56,6 +59,7 @@ mod sabotage;
 mod settings;
 mod snapshots;
 mod spill;
+mod staging;
 mod state;
 mod tail;
 mod verify;
@@ -65,10 +69,12 @@ use std::sync::Arc;
 
 pub use changes::{Changes, Committed, Content, Durability, PageChange};
 pub use checkpoint::{CheckpointJob, CheckpointReport, Progress};
+pub use clean::{Cleaner, MoveReport, Victims};
 pub use create::{FileState, file_state};
 pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
+pub use growth::GrowthJob;
 pub use medium::Medium;
-pub use moves::{Cleaner, MoveReport, StoredPages};
+pub use moves::StoredPages;
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;
@@ -79,7 +85,7 @@ pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
-use crate::disk::{AlignedBuffer, Disk};
+use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
@@ -91,6 +97,7 @@ use crate::space::Space;
 use journal::Journal;
 use reuse::{Conditions, Deferred};
 use spill::Reservations;
+use staging::Staging;
 use state::Pins;
 
 /// An open store: the committed state, and how it changes. See the module.
@@ -111,16 +118,19 @@ pub struct Store {
     /// What each record since the last fold did to the maps, oldest first; a checkpoint that ends beside commits
     /// applies those after its fold to the maps it wrote.
     notes: VecDeque<Note>,
-    /// Aligned memory in which pages are gathered for a write; grows to the largest run.
-    staging: AlignedBuffer,
+    /// Memory in which pages are gathered for writing.
+    staging: Staging,
     /// Where pages may be found in memory.
     stored_pages: Option<Arc<dyn StoredPages>>,
     /// Who hears of every commit before readers can see it.
     publish_hook: Option<Arc<dyn PublishHook>>,
     /// Space taken for units that a later commit may name. Memory only.
     reservations: Reservations,
-    /// Free blocks of segments that are being emptied, kept from use until they are empty.
-    closed: Vec<Extent>,
+    /// Free blocks of segments that were emptied, kept from use until the rest of the segment is free too: until the
+    /// generation that emptied it is anchored.
+    closed: VecDeque<(Generation, Vec<Extent>)>,
+    /// New space that is being made ready beside commits.
+    growing: Option<Arc<growth::Growth>>,
     /// Bodies of records that lie outside of the log, with the records' generations.
     bodies: Vec<(Extent, Generation)>,
     synced: Generation,
@@ -322,7 +332,7 @@ impl Store {
             self.journal.released(entry.extent, reuse::death(&entry));
             self.give_back(entry.extent)?;
         }
-        Ok(())
+        self.open_emptied()
     }
 
     /// What readers of other processes may show.

@@ -6,27 +6,20 @@
 //! Pages of chunks are not moved: a chunk fills a segment of its own.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::append::Draft;
 use super::commit::Unit;
+use super::staging::Flights;
 use super::{Committed, Durability, Store};
-use crate::error::{Error, Result};
-use crate::format::{BlockPointer, Entry, PointerFlags, record_blocks};
-use crate::id::{BLOCK_LENGTH, Extent, Generation, PageId, SizeClass};
-use crate::space::{Purpose, Request, Segment};
+use crate::disk::AlignedBuffer;
+use crate::error::{Corruption, Error, Fault, Result, Structure};
+use crate::format::{BlockPointer, Entry, PointerFlags, checksum, record_blocks};
+use crate::id::{BLOCK_LENGTH, Extent, Generation, PageId};
+use crate::space::{Purpose, Request};
 
-/// What a step of cleaning did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MoveReport {
-    /// Pages moved.
-    pub pages: u64,
-    /// Blocks moved.
-    pub blocks: u64,
-    /// Whether the maps have been walked to their end.
-    pub finished: bool,
-}
+/// Blocks read in one go: as many as a segment usually has. Pages that are moved together mostly lie in one.
+const READ_BLOCKS: u64 = 256;
 
 /// Pages in memory, as they are stored.
 pub trait StoredPages: Send + Sync + std::fmt::Debug {
@@ -38,21 +31,6 @@ pub trait StoredPages: Send + Sync + std::fmt::Debug {
 
     /// The newest state does not lead there any more; only views may ask for it.
     fn superseded(&self, pointer: &BlockPointer);
-}
-
-/// A walk over the page maps that moves the pages out of some segments.
-#[derive(Debug, Default)]
-pub struct Cleaner {
-    victims: BTreeSet<u64>,
-    class: usize,
-    position: u64,
-}
-
-impl Cleaner {
-    /// Whether there is nothing under way.
-    pub fn is_idle(&self) -> bool {
-        self.victims.is_empty()
-    }
 }
 
 impl Store {
@@ -77,14 +55,15 @@ impl Store {
         self.move_pointers(&moving, durability)
     }
 
-    fn is_movable(&self, page: PageId, pointer: &BlockPointer) -> bool {
+    pub(super) fn is_movable(&self, page: PageId, pointer: &BlockPointer) -> bool {
         let newest = self.state().snapshots().next_back().map(|(entry, _)| entry.generation);
         !page.class().is_chunked()
             && !pointer.extent().is_empty()
             && newest.is_none_or(|generation| pointer.birth > generation)
     }
 
-    fn move_pointers(
+    /// Moves what lies at these pointers, in one commit or, if they are many, in several.
+    pub(super) fn move_pointers(
         &mut self,
         moving: &[(PageId, BlockPointer)],
         durability: Durability,
@@ -119,21 +98,17 @@ impl Store {
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
         let mut stored = Vec::with_capacity(moving.len());
-        for (page, pointer) in moving {
+        let mut ahead = ReadAhead { buffer: AlignedBuffer::zeroed(0), extent: Extent::default() };
+        for (index, (page, pointer)) in moving.iter().enumerate() {
             let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(pointer)) {
                 Some(stored) => stored,
-                None => {
-                    let mut bytes = vec![0; pointer.extent().blocks as usize * BLOCK_LENGTH];
-                    super::read::read_stored(self.medium.disk().as_ref(), *page, pointer, &mut bytes)?;
-                    bytes.truncate(pointer.stored_length as usize);
-                    Arc::from(bytes)
-                }
+                None => ahead.bytes(&self.medium, *page, pointer, &moving[index..])?,
             };
             stored.push(bytes);
         }
         let with_pointers = stored.iter().zip(moving);
         let mut units: Vec<Unit<'_>> =
-            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], pointer.checksum)).collect();
+            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], Some(pointer.checksum))).collect();
         let mut left: u64 = units.iter().map(Unit::blocks).sum();
         let mut free = Extent::default();
         for unit in &mut units {
@@ -151,7 +126,8 @@ impl Store {
             left -= u64::from(blocks);
         }
         self.return_rest(free, taken)?;
-        self.write_units(&units)?;
+        let mut flights = Flights::default();
+        self.send_units(&mut units, &mut flights)?;
         let entries: Vec<Entry> = moving
             .iter()
             .zip(&units)
@@ -163,7 +139,9 @@ impl Store {
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
         let sealed = units.iter().map(Unit::to_write);
-        self.append(&draft, plan, &[], sealed, generation, durability)?;
+        self.check_flights(&mut flights, &plan)?;
+        let sets = self.account_for(&entries, &[], generation)?;
+        self.append(&draft, plan, &[], sealed, flights, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
         if let Some(pages) = &self.stored_pages {
             for (entry, bytes) in entries.iter().zip(&stored) {
@@ -172,85 +150,74 @@ impl Store {
                 }
             }
         }
-        self.committed(&entries, &[], generation, &[])
-    }
-
-    /// How many wholly free segments placement has left.
-    pub fn segments_free(&mut self) -> u64 {
-        self.space.free_space().segments_free()
-    }
-
-    /// How many of them it wants to find, so that commits are contiguous: what a cleaner keeps.
-    pub fn segments_wanted(&self) -> u64 {
-        self.space.segments_wanted()
+        self.committed(&entries, &[], generation, sets, &[])
     }
 
     /// Says where pages may be found in memory, so that moving them need not read them.
     pub fn set_stored_pages(&mut self, pages: Arc<dyn StoredPages>) {
         self.stored_pages = Some(pages);
     }
+}
 
-    /// Chooses the emptiest segments, to be emptied by [`Store::clean`].
-    ///
-    /// # Errors
-    /// Those of loading the bitmap.
-    pub fn choose_victims(&mut self, cleaner: &mut Cleaner, count: usize) -> Result<()> {
-        let victims = self.space.segments_to_empty(count)?;
-        let segments: Vec<Segment> = victims.iter().map(|usage| usage.segment).collect();
-        self.open_victims()?;
-        // Nothing new is to come to lie where pages are moved away from.
-        for segment in &segments {
-            let closed = self.space.close_segment(*segment)?;
-            self.closed.extend(closed);
+/// A stretch of the file in memory, for pages that are wanted in the order in which they lie.
+#[derive(Debug)]
+struct ReadAhead {
+    buffer: AlignedBuffer,
+    extent: Extent,
+}
+
+impl ReadAhead {
+    /// The stored bytes of a page, checked.
+    fn bytes(
+        &mut self,
+        medium: &super::Medium,
+        page: PageId,
+        pointer: &BlockPointer,
+        following: &[(PageId, BlockPointer)],
+    ) -> Result<Arc<[u8]>> {
+        let wanted = pointer.extent();
+        if wanted.start < self.extent.start || wanted.end() > self.extent.end() {
+            self.fill(medium, page, pointer, following)?;
         }
-        *cleaner = Cleaner { victims: segments.iter().map(|segment| segment.0).collect(), class: 0, position: 0 };
+        let at = (wanted.start.0 - self.extent.start.0) as usize * BLOCK_LENGTH;
+        let stored = self.buffer.get(at..at + pointer.stored_length as usize).unwrap_or_default();
+        let found = checksum(stored);
+        if found != pointer.checksum {
+            return Err(damage(medium, page, pointer, Fault::Checksum { expected: pointer.checksum, found }));
+        }
+        Ok(Arc::from(stored))
+    }
+
+    /// Reads up to the end of what follows close behind.
+    fn fill(
+        &mut self,
+        medium: &super::Medium,
+        page: PageId,
+        pointer: &BlockPointer,
+        following: &[(PageId, BlockPointer)],
+    ) -> Result<()> {
+        let wanted = pointer.extent();
+        let file_bytes = medium.length_bytes()?;
+        let blocks_total = file_bytes / BLOCK_LENGTH as u64;
+        if wanted.end().0 > blocks_total {
+            return Err(damage(medium, page, pointer, Fault::Truncated { file_bytes }));
+        }
+        let limit = (wanted.start.0 + READ_BLOCKS).min(blocks_total);
+        let close = |extent: &Extent| extent.start >= wanted.start && extent.end().0 <= limit;
+        let ends = following.iter().map(|(_, pointer)| pointer.extent()).take_while(close).map(|extent| extent.end().0);
+        let blocks = ends.max().unwrap_or(0).max(wanted.end().0) - wanted.start.0;
+        // Nothing of it is believed if the read fails.
+        self.extent = Extent::default();
+        if self.buffer.len() < blocks as usize * BLOCK_LENGTH {
+            self.buffer = AlignedBuffer::zeroed(blocks as usize * BLOCK_LENGTH);
+        }
+        medium.read(wanted.start, &mut self.buffer[..blocks as usize * BLOCK_LENGTH])?;
+        self.extent = Extent { start: wanted.start, blocks: blocks as u32 };
         Ok(())
     }
+}
 
-    /// What was closed for moving is free again.
-    fn open_victims(&mut self) -> Result<()> {
-        std::mem::take(&mut self.closed).into_iter().try_for_each(|extent| self.space.release(extent))
-    }
-
-    /// Moves up to about `blocks` blocks of pages out of the segments chosen.
-    ///
-    /// # Errors
-    /// Those of [`Store::move_pages`].
-    pub fn clean(&mut self, cleaner: &mut Cleaner, blocks: u64, durability: Durability) -> Result<MoveReport> {
-        let mut report = MoveReport::default();
-        let segment_blocks = u64::from(self.settings.segment_blocks);
-        let state = self.state();
-        let newest_snapshot = state.snapshots().next_back().map(|(entry, _)| entry.generation);
-        let mut moving = Vec::new();
-        // A walk reads maps in order, and stops after so many positions, found or not, so that a step stays short.
-        let mut steps = 64 * blocks.max(1);
-        while report.blocks < blocks && steps > 0 && cleaner.class < SizeClass::CHUNK.index() {
-            let class = SizeClass::from_index(cleaner.class);
-            let stopped = state.maps[cleaner.class].visit(&self.nodes, cleaner.position, |position, pointer| {
-                steps -= 1;
-                let in_victim = cleaner.victims.contains(&(pointer.address.0 / segment_blocks));
-                if let Some(page) = PageId::new(class, position).filter(|_| in_victim)
-                    && !pointer.extent().is_empty()
-                    && newest_snapshot.is_none_or(|generation| pointer.birth > generation)
-                {
-                    report.pages += 1;
-                    report.blocks += u64::from(pointer.extent().blocks);
-                    moving.push((page, *pointer));
-                }
-                if report.blocks < blocks && steps > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            match stopped {
-                Some(position) => cleaner.position = position + 1,
-                None => (cleaner.class, cleaner.position) = (cleaner.class + 1, 0),
-            }
-        }
-        drop(state);
-        self.move_pointers(&moving, durability)?;
-        if cleaner.class >= SizeClass::CHUNK.index() {
-            report.finished = true;
-            *cleaner = Cleaner::default();
-            self.open_victims()?;
-        }
-        Ok(report)
-    }
+fn damage(medium: &super::Medium, page: PageId, pointer: &BlockPointer, fault: Fault) -> Error {
+    let offset = pointer.address.offset_bytes();
+    Corruption { path: medium.path().into(), structure: Structure::Page, page: Some(page), offset, fault }.into()
 }

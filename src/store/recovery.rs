@@ -14,7 +14,9 @@
 //! - **V4** *Adoption*: what is taken from the tail may lie in the cache of the system only, where an earlier failed sync
 //!   left it. It is written again in place with the same bytes, an opening record with a new incarnation ends the log,
 //!   and one sync covers all; only then is anything published.
-//! - **V5** The cost is in proportion to the log: no leaf of a map or of the bitmap is read but for log segments.
+//! - **V5** The cost is in proportion to the log: no leaf of the bitmap is read but for log segments, and of each page map
+//!   one path, to see whether the newest checkpoint's is sound; so the older slot serves while it is there to serve.
+//! - **V7** Both slots lead to the same state. Which one served is told in the report, and a checkpoint makes both good.
 //! - **V6** What readers of other processes hold is asked before anything is released; one that reads a checkpoint
 //!   newer than the one recovered fails the open.
 
@@ -28,6 +30,7 @@ use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
 use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
+use super::staging::Flights;
 use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -65,6 +68,8 @@ struct FoundLog {
     records: Vec<FoundRecord>,
     /// The highest generation that anything says to be durable.
     durable: Generation,
+    /// The highest that a record says to be.
+    said: Generation,
     cut: Option<Generation>,
 }
 
@@ -204,11 +209,12 @@ impl Store {
             deferred: Deferred::default(),
             journal: Default::default(),
             notes: VecDeque::new(),
-            staging: AlignedBuffer::zeroed(0),
+            staging: Default::default(),
             stored_pages: None,
             publish_hook: None,
             reservations: Default::default(),
-            closed: Vec::new(),
+            closed: VecDeque::new(),
+            growing: None,
             bodies: Vec::new(),
             synced: superblock.generation,
             anchored: superblock.generation,
@@ -290,8 +296,8 @@ impl Store {
             }
         }
         let last = records.last().map_or(self.folded.generation, |record| record.header.generation);
-        let mut durable =
-            records.iter().map(|record| record.header.synced_through).fold(newest_folded, Generation::max);
+        let said = records.iter().map(|record| record.header.synced_through).max().unwrap_or_default();
+        let mut durable = newest_folded.max(said);
         if self.sabotaged_ignore_synced_through() {
             durable = self.folded.generation;
         } else {
@@ -312,7 +318,7 @@ impl Store {
             }
             kept.push(record);
         }
-        Ok(FoundLog { records: kept, durable, cut })
+        Ok(FoundLog { records: kept, durable, said, cut })
     }
 
     fn missing(&self, last: Generation) -> Error {
@@ -350,7 +356,8 @@ impl Store {
         }
         self.deferred = Deferred::new(replayed.into_entries());
         self.synced = log.durable;
-        self.anchored = log.durable;
+        // The newest superblock may yet be lost; the opening record will say what it says.
+        self.anchored = log.said.max(self.folded_before);
         Ok(())
     }
 
@@ -411,7 +418,8 @@ impl Store {
         let draft = Draft { flags: RecordFlags::OPENING, ..Draft::default() };
         let plan = self.plan_log(1)?;
         let (incarnation, entries, blob) = (self.incarnation, &[][..], &[][..]);
-        self.append(&draft, plan, &[], std::iter::empty(), generation, Durability::Durable)?;
+        let flights = Flights::default();
+        self.append(&draft, plan, &[], std::iter::empty(), flights, generation, Durability::Durable)?;
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         report.opened = generation;
         Ok(())

@@ -38,6 +38,8 @@ sabotages! {
     SpillUnsynced => sabotaged_spill_unsynced,
     /// R2 without the condition that the writer of the extent is anchored.
     IgnoreAnchored => sabotaged_ignore_anchored,
+    /// A checkpoint anchors what it folds at once, though its superblock may be lost.
+    FoldAnchors => sabotaged_fold_anchors,
     /// A commit is acknowledged before its sync, which comes with the next one.
     AcknowledgeBeforeSync => sabotaged_acknowledge_before_sync,
     /// R2 with "committed" for "synced".

@@ -38,6 +38,9 @@ pub struct Settings {
     pub growth_blocks: u64,
     /// Whether new space is written with zeros when the file grows.
     pub new_space: NewSpace,
+    /// Whether somebody grows the file ahead of need ([`Store::growth_due`](super::Store::growth_due)): a commit that has
+    /// to wait for new space then takes no more than it needs.
+    pub grows_ahead: bool,
     /// Blocks beyond which the file does not grow.
     pub blocks_limit: u64,
     /// Bytes written without a sync after which one is forced, so that adoption stays bounded.
@@ -63,6 +66,7 @@ impl Default for Settings {
             in_log_blocks: 32,
             growth_blocks: 256,
             new_space: NewSpace::Prewritten,
+            grows_ahead: false,
             blocks_limit: crate::id::Block::LIMIT,
             unsynced_limit_bytes: 64 << 20,
             segment_blocks: SEGMENT_BLOCKS,

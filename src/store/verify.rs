@@ -174,7 +174,7 @@ impl Verifier<'_> {
             };
             self.claim(entry.extent, what, None);
         }
-        for extent in self.store.closed.clone() {
+        for extent in self.store.closed.iter().flat_map(|(_, closed)| closed.clone()).collect::<Vec<_>>() {
             self.claim(extent, "a segment that is being emptied", None);
         }
         for extent in self.store.reservations.extents().collect::<Vec<_>>() {

@@ -4,8 +4,8 @@ use loom::sync::atomic::fence;
 pub(super) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::atomic::AtomicU8;
 
-/// One slot is enough for one guard, and two make twice the work.
-pub(super) const SLOTS: usize = 1;
+/// Enough for one guard and one more.
+pub(super) const SLOTS: usize = 2;
 
 /// As in `src/buffer/sync.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

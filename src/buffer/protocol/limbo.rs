@@ -10,6 +10,8 @@ pub(in super::super) struct Limbo {
     arrived: Vec<usize>,
     /// With the epoch before whose end they were taken.
     waiting: Vec<(usize, u64)>,
+    /// How many of them only a scope held, when they were last looked at.
+    young: usize,
     /// Kept for its memory.
     slots: Vec<usize>,
 }
@@ -36,9 +38,14 @@ impl Limbo {
         self.waiting.retain(|(other, _)| *other != address);
     }
 
-    /// How many frames wait.
-    pub(in super::super) fn len(&self) -> usize {
-        self.arrived.len() + self.waiting.len()
+    /// Frames that nobody has looked at yet.
+    pub(in super::super) fn arrived(&self) -> usize {
+        self.arrived.len()
+    }
+
+    /// Frames that are free as soon as scopes end.
+    pub(in super::super) fn young(&self) -> usize {
+        self.young
     }
 
     /// Looks at every frame, and lets go those that nobody uses. `is_pinned` knows of guards that have no slot; `judged`
@@ -56,17 +63,19 @@ impl Limbo {
             let epoch = registry.advance();
             self.waiting.extend(self.arrived.drain(..).map(|address| (address, epoch)));
         }
+        self.young = 0;
         if self.waiting.is_empty() {
             return;
         }
         let oldest = registry.oldest();
         registry.in_slots(&mut self.slots);
-        let slots = &self.slots;
+        let (slots, young) = (&self.slots, &mut self.young);
         self.waiting.retain(|(address, epoch)| {
             // Counted guards are asked last: one may be made from a guard with a slot, which is then cleared.
             let verdict = if slots.binary_search(address).is_ok() || is_pinned(*address) {
                 Verdict::Held
             } else if *epoch >= oldest {
+                *young += 1;
                 Verdict::Young
             } else {
                 Verdict::Free

@@ -24,6 +24,8 @@ const OUTSIDE: u64 = 0;
 pub(in super::super) struct Record {
     epoch: AtomicU64,
     is_taken: AtomicBool,
+    /// Slots from here on were never filled.
+    filled: AtomicUsize,
     slots: [Slot; SLOTS],
     next: AtomicPtr<Record>,
     /// Pages found, by the number of the manager: written by the owner only.
@@ -46,6 +48,7 @@ impl Record {
         Self {
             epoch: AtomicU64::new(OUTSIDE),
             is_taken: AtomicBool::new(true),
+            filled: AtomicUsize::new(0),
             slots: std::array::from_fn(|_| Slot(AtomicUsize::new(0))),
             next: AtomicPtr::new(ptr::null_mut()),
             hits: Default::default(),
@@ -59,6 +62,9 @@ impl Record {
             let at = (first + step) % SLOTS;
             let slot = &self.slots[at];
             if slot.0.load(Ordering::Relaxed) == 0 {
+                if self.filled.load(Ordering::Relaxed) <= at {
+                    self.filled.store(at + 1, Ordering::Relaxed);
+                }
                 slot.0.store(address, Ordering::Relaxed);
                 return Some((at, slot));
             }
@@ -148,8 +154,13 @@ impl Registry {
             return;
         }
         for record in self.records() {
-            found
-                .extend(record.slots.iter().map(|slot| slot.0.load(Ordering::Acquire)).filter(|address| *address != 0));
+            let filled = record.filled.load(Ordering::Acquire);
+            found.extend(
+                record.slots[..filled]
+                    .iter()
+                    .map(|slot| slot.0.load(Ordering::Acquire))
+                    .filter(|address| *address != 0),
+            );
         }
         found.sort_unstable();
     }

@@ -1,6 +1,7 @@
 //! The buffer over a store of imagination: what a page holds follows from its id and its birth.
 
 mod pages;
+mod pool;
 mod stress;
 
 use std::collections::HashMap;

@@ -277,3 +277,50 @@ fn budgets_are_of_any_size_from_one_mebibyte_up() {
     };
     assert!(matches!(refused, Err(Error::BudgetExhausted { .. })));
 }
+
+#[test]
+fn a_swip_reaches_its_page_before_and_after_it_was_followed_evicted_and_published() {
+    let (manager, source, pages) = with_pages(1 << 20, &[12, 16], 200);
+    let state = source.state();
+    let swips: Vec<Swip> = (0..200).map(|index| Swip::new(page(12, index))).collect();
+    for _ in 0..3 {
+        for (index, swip) in swips.iter().enumerate() {
+            let id = page(12, index as u64);
+            assert_eq!(swip.page(&pages).unwrap(), id);
+            pages.scope(&state, |scope| Ok(check(id, Generation(1), scope.follow(swip)?))).unwrap();
+            assert!(swip.is_swizzled());
+            assert_eq!(swip.page(&pages).unwrap(), id);
+            pages.page(&state, page(16, index as u64)).unwrap();
+        }
+    }
+    let new = source.commit(&manager, &pages, &[(page(12, 0), Some(true)), (page(12, 1), None)]);
+    pages.scope(&new, |scope| Ok(check(page(12, 0), new.generation, scope.follow(&swips[0])?))).unwrap();
+    pages.scope(&state, |scope| Ok(check(page(12, 0), Generation(1), scope.follow(&swips[0])?))).unwrap();
+    assert!(matches!(pages.scope(&new, |scope| Ok(scope.follow(&swips[1])?[0])), Err(Error::PageNotFound { .. })));
+    // In another store: an error, or a page of that one.
+    let other = manager.attach(Arc::clone(&source) as Arc<dyn PageSource>).unwrap();
+    assert!(matches!(other.scope(&state, |scope| Ok(scope.follow(&swips[7])?[0])), Err(Error::SwipOfAnotherStore)));
+}
+
+#[test]
+fn pages_read_ahead_are_there_or_on_their_way() {
+    let (manager, source, pages) = with_pages(4 << 20, &[12], 2000);
+    let state = source.state();
+    for batch in 0..20 {
+        let ids: Vec<PageId> = (0..64).map(|index| page(12, batch * 64 + index)).collect();
+        pages.prefetch(&state, &ids).unwrap();
+        pages.prefetch(&state, &[page(12, 1 << 30)]).unwrap();
+        for id in ids {
+            check(id, Generation(1), &pages.page(&state, id).unwrap());
+        }
+    }
+    assert_eq!(source.loads.load(Ordering::Relaxed), 1280);
+    assert_eq!(manager.stats().misses, 1280);
+    source.fails.store(true, Ordering::Relaxed);
+    pages.prefetch(&state, &[page(12, 1900)]).unwrap();
+    while manager.stats().loading_bytes > 0 {
+        std::thread::yield_now();
+    }
+    source.fails.store(false, Ordering::Relaxed);
+    check(page(12, 1900), Generation(1), &pages.page(&state, page(12, 1900)).unwrap());
+}

@@ -30,10 +30,10 @@ pub struct SegmentUsage {
 impl SegmentUsage {
     /// Whether moving what is left costs less than it saves: a contiguous write where there would be scattered ones.
     ///
-    /// At 3 microseconds for a block and 10 more for each write that starts elsewhere, that is so up to about 60 % in
-    /// use (`benches/space.rs`). To make a file shorter, a fuller segment may be worth it too.
+    /// At 3 microseconds for a block and 10 more for each write that starts elsewhere, that is so up to about two
+    /// thirds in use (`benches/space.rs`). To make a file shorter, a fuller segment may be worth it too.
     pub fn is_worth_emptying(&self) -> bool {
-        u64::from(self.blocks_used) * 5 <= u64::from(self.blocks_used + self.blocks_free) * 3
+        u64::from(self.blocks_used) * 3 <= u64::from(self.blocks_used + self.blocks_free) * 2
     }
 }
 
@@ -105,8 +105,14 @@ impl Bitmap {
         if count == 0 {
             return best;
         }
+        // Sorted only now and then, or many wanted from many leaves would take the square of the time.
+        let keep_best = |best: &mut Vec<SegmentUsage>| {
+            best.sort_unstable_by_key(|usage| (Reverse(usage.blocks_free), usage.segment));
+            best.truncate(count);
+        };
+        let mut least = 0;
         self.tree.visit_emptiest(|index, emptiest| {
-            if best.len() == count && best[count - 1].blocks_free >= emptiest {
+            if least >= emptiest {
                 return ControlFlow::Break(());
             }
             let first = index as u64 * per_leaf;
@@ -115,10 +121,13 @@ impl Bitmap {
                 partly
                     .filter(|usage| usage.blocks_free > 0 && usage.blocks_free < self.segment_blocks && wanted(usage)),
             );
-            best.sort_by_key(|usage| (Reverse(usage.blocks_free), usage.segment));
-            best.truncate(count);
+            if best.len() >= 2 * count {
+                keep_best(&mut best);
+                least = best.last().map_or(0, |usage| usage.blocks_free);
+            }
             ControlFlow::Continue(())
         });
+        keep_best(&mut best);
         best
     }
 

@@ -9,8 +9,8 @@
 //!   wholly free segments    a request gets, in this order
 //!   plenty                  what follows in the open segment, and in the free ones directly behind it
 //!                           the start of a wholly free segment, or a run of several
-//!   few (the reserve)       the hole that fits best; if all are shorter, one of the longest
-//!                           the open segment, or one of the reserve
+//!   few (the reserve)       pages of commits: the hole that fits best; if all are shorter, one of the longest
+//!                           all else: the open segment, or one of the reserve
 //!   either                  whatever run there is
 //! ```
 //!
@@ -29,7 +29,7 @@ use crate::id::{Block, Extent};
 use crate::space::{AllocationStrategy, FreeSpace, LEAF_BLOCKS, Purpose, Request, Segment};
 
 /// One segment in so many is the reserve.
-const RESERVE: u64 = 128;
+const RESERVE: u64 = 256;
 
 /// Fills wholly free segments, one for each purpose, and when few are left, holes.
 #[derive(Debug, Default)]
@@ -69,8 +69,8 @@ impl AllocationStrategy for SegmentFill {
     }
 
     fn segments_wanted(&self, segments_total: u64) -> u64 {
-        // As much again as the reserve, so that the cleaner has time.
-        2 * (segments_total / RESERVE) + Purpose::ALL.len() as u64
+        // Half as much again as the reserve, so that the cleaner has time.
+        segments_total * 3 / (2 * RESERVE) + Purpose::ALL.len() as u64
     }
 
     fn is_filling(&self, segment: Segment) -> bool {
@@ -88,7 +88,11 @@ impl AllocationStrategy for SegmentFill {
 impl SegmentFill {
     /// What the known leaves have to offer.
     fn propose_known(&mut self, free: &mut FreeSpace<'_>, request: &Request) -> Result<Option<Extent>> {
+        // The reserve is for what would do harm in holes: what is moved makes whole segments free, but not page by page;
+        // and no segment becomes free by moving where nodes or log lie among the pages.
+        let may_take_reserve = request.purpose != Purpose::Data && free.segments_free() > 0;
         if !has_plenty(free)
+            && !may_take_reserve
             && let Some(extent) = fitting_hole(free, request)
         {
             return Ok(Some(extent));

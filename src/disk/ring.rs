@@ -1,0 +1,150 @@
+//! Writes that go on while the caller computes: Linux's `io_uring`.
+//!
+//! - **U1** The memory of a write that has begun is kept alive by the ring itself until the kernel has said that the
+//!   write has ended; and nobody changes it, since it is shared. If that can no longer be learned, it is never freed.
+//! - **U2** A request holds its open file, so a lock on that file outlives its process until the last write has ended:
+//!   no other writer can be at work beside a late write of a dead one.
+//! - **U3** Dropping the ring, or a ticket, waits.
+//!
+//! Thread rules: any thread; whoever waits holds the others up.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use io_uring::{IoUring, opcode, types};
+
+use super::AlignedBuffer;
+
+/// Writes that can be under way at a time.
+const ENTRIES: u32 = 64;
+
+/// A ring, and the writes that it has under way.
+pub(super) struct Ring {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    ring: IoUring,
+    /// By number: the memory of a write, until the kernel has said how it ended.
+    under_way: HashMap<u64, Arc<AlignedBuffer>>,
+    /// By number: what the kernel said of those that nobody has asked about yet.
+    ended: HashMap<u64, i32>,
+    next: u64,
+}
+
+impl Ring {
+    /// A ring, if the system has one to give.
+    pub(super) fn new() -> io::Result<Self> {
+        let (under_way, ended) = (HashMap::new(), HashMap::new());
+        Ok(Self { inner: Mutex::new(Inner { ring: IoUring::new(ENTRIES)?, under_way, ended, next: 0 }) })
+    }
+
+    /// Begins to write the first `length` bytes of `bytes`; `None`: it takes no more, nothing was begun.
+    pub(super) fn begin(
+        &self,
+        file: &File,
+        offset: u64,
+        bytes: &Arc<AlignedBuffer>,
+        length: usize,
+    ) -> io::Result<Option<u64>> {
+        let mut inner = self.lock();
+        let (inner, Ok(bytes_u32)) = (&mut *inner, u32::try_from(length)) else { return Ok(None) };
+        if inner.under_way.len() >= ENTRIES as usize || length > bytes.len() {
+            return Ok(None);
+        }
+        let number = inner.next;
+        let fd = types::Fd(file.as_raw_fd());
+        let entry = opcode::Write::new(fd, bytes.as_ptr(), bytes_u32).offset(offset).build().user_data(number);
+        // SAFETY: the memory is `length` bytes or more, and lives and does not change until the kernel has ended the
+        // write: `under_way` keeps it until then (U1). The kernel takes its own hold of the file when it reads the entry,
+        // which is before `submit` returns.
+        let pushed = unsafe { inner.ring.submission().push(&entry) };
+        if pushed.is_err() {
+            return Ok(None);
+        }
+        inner.next += 1;
+        inner.under_way.insert(number, Arc::clone(bytes));
+        // The entry cannot be taken back, so the call is made until the kernel has read it.
+        while !inner.ring.submission().is_empty() {
+            match inner.ring.submit() {
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => inner.reap(),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(number))
+    }
+
+    /// How many bytes the write with this number wrote, once it has ended; `None` if it has not.
+    pub(super) fn poll(&self, number: u64) -> Option<io::Result<usize>> {
+        let mut inner = self.lock();
+        inner.reap();
+        inner.ended.get(&number).map(|result| outcome(*result))
+    }
+
+    /// Waits until the write with this number has ended, and says how many bytes it wrote.
+    pub(super) fn wait(&self, number: u64) -> io::Result<usize> {
+        let mut inner = self.lock();
+        loop {
+            inner.reap();
+            if let Some(result) = inner.ended.remove(&number) {
+                return outcome(result);
+            }
+            match inner.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A panic while the lock is held leaves the counts whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes note of what has ended.
+    fn reap(&mut self) {
+        for entry in self.ring.completion() {
+            self.under_way.remove(&entry.user_data());
+            self.ended.insert(entry.user_data(), entry.result());
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.reap();
+        while !self.under_way.is_empty() {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if !is_passing(&error) => break,
+                _ => self.reap(),
+            }
+        }
+        // What the kernel may still read is never freed (U1).
+        std::mem::take(&mut self.under_way).into_values().for_each(std::mem::forget);
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+fn outcome(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Whether the call would have succeeded at another moment.
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::INTR, Errno::AGAIN, Errno::BUSY].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

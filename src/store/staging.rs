@@ -1,0 +1,164 @@
+//! Gathering units for the disk: they are copied once, into aligned pieces, and a piece is on its way while the next one
+//! is filled and summed up, and while the seal is made. So the processor's work on a large commit hides behind the
+//! device's.
+//!
+//! A copy beats gathering from where the pages lie: the system's work for a slice of 4 KiB is several times that of
+//! copying it, and a device takes a few hundred slices at a time. The pieces lie in huge pages where there are any.
+//!
+//! - **G1** A piece is not touched between its begin and its landing: it is shared until then.
+//! - **G2** Whoever drops [`Flights`] waits for them. So the extents of a commit that failed are not written any more
+//!   when they are given back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Medium;
+use super::commit::Unit;
+use crate::disk::{AlignedBuffer, InFlight};
+use crate::error::Result;
+use crate::id::{BLOCK_LENGTH, Block};
+
+/// Blocks of the longest piece.
+const PIECE_BLOCKS: usize = 128;
+
+/// Blocks of the shortest piece, but for what is left at an end.
+const PIECE_BLOCKS_LEAST: usize = 32;
+
+/// Pieces that are on their way at a time.
+const PIECES: usize = 4;
+
+/// Memory that is used again and again.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    pieces: Vec<Arc<AlignedBuffer>>,
+    /// A record with the pages behind it.
+    run: AlignedBuffer,
+}
+
+/// Pieces on their way to the disk.
+#[derive(Debug, Default)]
+pub(super) struct Flights(VecDeque<Flight>);
+
+#[derive(Debug)]
+struct Flight {
+    write: InFlight,
+    bytes: Arc<AlignedBuffer>,
+    start: Block,
+}
+
+/// What has been gathered and is not on its way yet.
+struct Piece {
+    bytes: Arc<AlignedBuffer>,
+    start: Block,
+    filled: usize,
+}
+
+impl Staging {
+    /// Takes the run's memory, at least `length` bytes long, out; what it holds is anything.
+    pub(super) fn take_run(&mut self, length: usize) -> AlignedBuffer {
+        let run = std::mem::take(&mut self.run);
+        match run.len() >= length {
+            true => run,
+            false => AlignedBuffer::zeroed(length),
+        }
+    }
+
+    pub(super) fn put_run(&mut self, run: AlignedBuffer) {
+        self.run = run;
+    }
+
+    /// Sends units to their extents, and sums up those that are not yet. Those that lie there already are left out.
+    /// Returns the number of contiguous runs.
+    pub(super) fn send(&mut self, medium: &Medium, units: &mut [Unit<'_>], flights: &mut Flights) -> Result<u64> {
+        let blocks: u64 = units.iter().map(|unit| unit.to_write().len().div_ceil(BLOCK_LENGTH) as u64).sum();
+        let piece_blocks = (blocks as usize / PIECES).clamp(PIECE_BLOCKS_LEAST, PIECE_BLOCKS);
+        let piece_length = piece_blocks * BLOCK_LENGTH;
+        let mut runs = 0;
+        let mut piece: Option<Piece> = None;
+        let mut next = Block(0);
+        for unit in units.iter_mut().filter(|unit| !unit.to_write().is_empty()) {
+            unit.sum_up();
+            if unit.address != next {
+                self.begin(medium, piece.take(), flights)?;
+                runs += 1;
+            }
+            next = Block(unit.address.0 + unit.blocks());
+            let mut at = unit.address;
+            for part in unit.to_write().chunks(piece_length) {
+                let length = part.len().next_multiple_of(BLOCK_LENGTH);
+                if piece.as_ref().is_some_and(|piece| piece.filled + length > piece_length) {
+                    self.begin(medium, piece.take(), flights)?;
+                }
+                let mut filling = match piece.take() {
+                    Some(piece) => piece,
+                    None => Piece { bytes: self.memory(medium, flights)?, start: at, filled: 0 },
+                };
+                filling.add(part, length);
+                at.0 += (length / BLOCK_LENGTH) as u64;
+                piece = Some(filling);
+            }
+        }
+        self.begin(medium, piece, flights)?;
+        Ok(runs)
+    }
+
+    fn begin(&self, medium: &Medium, piece: Option<Piece>, flights: &mut Flights) -> Result<()> {
+        if let Some(Piece { bytes, start, filled }) = piece {
+            let write = medium.begin_write(start, &bytes, filled)?;
+            flights.0.push_back(Flight { write, bytes, start });
+        }
+        Ok(())
+    }
+
+    /// Memory for a piece; the oldest one's, if enough are on their way.
+    fn memory(&mut self, medium: &Medium, flights: &mut Flights) -> Result<Arc<AlignedBuffer>> {
+        if flights.0.len() >= PIECES
+            && let Some(flight) = flights.0.pop_front()
+        {
+            self.land(medium, flight)?;
+        }
+        let mut spare = self.pieces.pop();
+        // Memory that somebody still shares is not ours to change.
+        match spare.as_mut().and_then(Arc::get_mut) {
+            Some(_) => Ok(spare.unwrap_or_default()),
+            None => Ok(Arc::new(AlignedBuffer::huge(PIECE_BLOCKS * BLOCK_LENGTH))),
+        }
+    }
+
+    fn land(&mut self, medium: &Medium, flight: Flight) -> Result<()> {
+        medium.land(flight.start, flight.write)?;
+        self.pieces.push(flight.bytes);
+        Ok(())
+    }
+
+    /// Waits for all.
+    ///
+    /// # Errors
+    /// The first one's; then all have ended.
+    pub(super) fn land_all(&mut self, medium: &Medium, flights: Flights) -> Result<()> {
+        let mut result = Ok(());
+        for flight in flights.0 {
+            result = result.and(self.land(medium, flight));
+        }
+        result
+    }
+}
+
+impl Flights {
+    /// Whether one is known to have failed.
+    pub(super) fn have_failed(&self) -> bool {
+        self.0.iter().any(|flight| flight.write.has_failed())
+    }
+}
+
+impl Piece {
+    /// Adds bytes, with zeros behind them up to `length`.
+    fn add(&mut self, bytes: &[u8], length: usize) {
+        let end = self.filled + length;
+        if let Some(target) = Arc::get_mut(&mut self.bytes).and_then(|piece| piece.get_mut(self.filled..end)) {
+            target[..bytes.len()].copy_from_slice(bytes);
+            target[bytes.len()..].fill(0);
+        }
+        self.filled = end;
+    }
+}
