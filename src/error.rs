@@ -334,6 +334,36 @@ pub enum Error {
     #[error("the swip was followed in another store, and means no page of this one")]
     SwipOfAnotherStore,
 
+    /// A scratch page is borrowed by a guard that excludes this one.
+    #[error("scratch page {number} is borrowed by another guard; drop that one first")]
+    ScratchBorrowed {
+        /// The page's number.
+        number: u64,
+    },
+
+    /// Memory is used up, and the temporary file of scratch pages may not grow. Nothing is lost; once scratch pages are
+    /// dropped, the same call works.
+    #[error("scratch pages in {} fill their limit of {limit_bytes} bytes, and {needed_bytes} more are needed; drop some, or raise the limit", folder.display())]
+    ScratchFull {
+        /// The folder of the temporary file.
+        folder: PathBuf,
+        /// The bound.
+        limit_bytes: u64,
+        /// What was to be written.
+        needed_bytes: u64,
+    },
+
+    /// What the temporary file holds of a scratch page is not what was written there.
+    #[error("scratch page {number} is damaged in its temporary file in {} at byte {offset}", folder.display())]
+    ScratchDamaged {
+        /// The folder of the temporary file.
+        folder: PathBuf,
+        /// The page's number.
+        number: u64,
+        /// Where in the file the page begins.
+        offset: u64,
+    },
+
     /// The pager was closed.
     #[error("the pager is closed")]
     Closed,

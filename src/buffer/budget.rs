@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::lock;
 use super::manager::Inner;
-use crate::error::{Error, Result};
+use crate::error::{Error, Holder, Result};
 use crate::memory::{Pages, page_bytes};
 
 /// What a reservation is for, and how large it is.
@@ -38,7 +38,13 @@ impl MemoryBudget {
         self.inner.used()
     }
 
-    /// Takes `bytes` bytes of the budget for memory that the caller obtains elsewhere. Pages are evicted for it. `owner`
+    /// Who holds how much of it, the most first.
+    pub fn held_by(&self) -> Vec<Holder> {
+        self.inner.holders(&self.inner.room())
+    }
+
+    /// Takes `bytes` bytes of the budget for memory that the caller obtains elsewhere. Pages are evicted for it, and
+    /// scratch pages written to their file. `owner`
     /// is what errors call the holder.
     ///
     /// # Errors
@@ -76,8 +82,20 @@ impl MemoryBudget {
     /// # Errors
     /// As [`MemoryBudget::reserve`], and `Memory` if the system refuses.
     pub fn alloc(&self, bytes: usize, owner: &str) -> Result<BudgetMemory> {
+        self.alloc_at_most_waiting(bytes, owner, None)
+    }
+
+    /// As [`MemoryBudget::alloc`]; waits for up to `patience` for others to give memory back.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn alloc_within(&self, bytes: usize, owner: &str, patience: Duration) -> Result<BudgetMemory> {
+        self.alloc_at_most_waiting(bytes, owner, Some(patience))
+    }
+
+    fn alloc_at_most_waiting(&self, bytes: usize, owner: &str, patience: Option<Duration>) -> Result<BudgetMemory> {
         let whole = bytes.checked_next_multiple_of(page_bytes()).unwrap_or(usize::MAX);
-        let reservation = self.reserve(whole, owner)?;
+        let reservation = self.reserve_at_most_waiting(whole, owner, patience)?;
         Ok(BudgetMemory { pages: Pages::new(bytes)?, bytes, reservation })
     }
 }

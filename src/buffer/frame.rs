@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::manager::Inner;
-use super::pool::{Meta, PUBLISHED};
+use super::pool::{Meta, PUBLISHED, take_zero};
 use super::room::{FrameName, is_counted};
 use crate::id::SizeClass;
 
@@ -60,6 +60,36 @@ impl Frame {
     /// Whether the frame was published.
     pub fn is_published(&self) -> bool {
         self.meta().is_none_or(|meta| meta.handles.load(Ordering::Acquire) & PUBLISHED != 0)
+    }
+
+    /// The frame of a scratch page is in use, for which it does not go elsewhere, and counts as touched.
+    pub(super) fn lend(&self) {
+        if let Some(meta) = self.meta() {
+            meta.pins.fetch_add(1, Ordering::AcqRel);
+            meta.generation.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Undoes [`Frame::lend`].
+    pub(super) fn take_back(&self) {
+        if let Some(meta) = self.meta() {
+            meta.pins.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// What was known of the bytes is no longer so: they are about to be written.
+    pub(super) fn claim(&self) {
+        if let Some(meta) = self.meta() {
+            take_zero(meta);
+        }
+    }
+
+    /// Makes all bytes zero, if they are not known to be. The only handle.
+    pub(super) fn make_zero(&mut self) {
+        let is_zero = self.meta().is_some_and(take_zero);
+        if !is_zero && let Some(bytes) = self.get_mut() {
+            bytes.fill(0);
+        }
     }
 
     fn length(&self) -> usize {

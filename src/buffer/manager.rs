@@ -14,14 +14,16 @@ use super::guard::FrameGuard;
 use super::lock;
 use super::pages::StorePages;
 use super::policy::{EvictionPolicy, default_policy};
-use super::pool::{Pool, Use, take_zero};
+use super::pool::{Pool, Use};
 use super::prefetch::Crew;
 use super::room::{FrameName, Room, charge_of};
 use super::source::PageSource;
+use super::spill::Refusals;
 use super::stats::{BufferStats, Counters};
 use super::store::Store;
 use super::sync::choose_fence;
 use super::table::Table;
+use super::units::hash_scratch;
 use crate::error::{Error, Holder, Result};
 use crate::id::SizeClass;
 use crate::memory::page_bytes;
@@ -105,11 +107,30 @@ impl Inner {
     pub(super) fn obtain(&self, class: SizeClass, usage: Use, patience: Option<Duration>) -> Result<FrameName> {
         let bytes = charge_of(class);
         let mut taken = None;
-        self.with_room_for(bytes, Some(class), patience, |room| {
+        self.with_room_for(bytes, Some(class), patience, &mut Refusals::default(), |room| {
             taken = room.take(self, class, usage)?;
             Ok(taken.is_some())
         })?;
         taken.ok_or_else(|| self.exhausted(&self.room(), bytes))
+    }
+
+    /// As [`Inner::obtain`], for the page `key` of a spiller. If spillers refused, the error is theirs.
+    pub(super) fn obtain_scratch(&self, class: SizeClass, spiller: u32, key: u64) -> Result<FrameName> {
+        let bytes = charge_of(class);
+        let mut taken = None;
+        let mut refusals = Refusals::default();
+        let result = self.with_room_for(bytes, Some(class), None, &mut refusals, |room| {
+            taken = room.take(self, class, Use::Scratch)?;
+            if let Some(name) = taken {
+                room.list_scratch(self, name, spiller, key, hash_scratch(spiller, key));
+            }
+            Ok(taken.is_some())
+        });
+        match (result, refusals.error) {
+            (Err(Error::BudgetExhausted { .. }), Some(error)) => Err(error),
+            (Err(error), _) => Err(error),
+            (Ok(()), _) => taken.ok_or_else(|| self.exhausted(&self.room(), bytes)),
+        }
     }
 
     /// Charges `bytes`; evicts, and waits: for at most `patience` if it is given.
@@ -117,15 +138,17 @@ impl Inner {
         if self.try_charge(bytes) {
             return Ok(());
         }
-        self.with_room_for(bytes, None, patience, |_| Ok(self.try_charge(bytes)))
+        self.with_room_for(bytes, None, patience, &mut Refusals::default(), |_| Ok(self.try_charge(bytes)))
     }
 
-    /// Tries `take` until it says that it has what it wanted; makes room, and waits, in between.
+    /// Tries `take` until it says that it has what it wanted; makes room, has cold scratch pages written, and waits, in
+    /// between.
     fn with_room_for(
         &self,
         bytes: usize,
         class: Option<SizeClass>,
         patience: Option<Duration>,
+        refusals: &mut Refusals,
         mut take: impl FnMut(&mut Room) -> Result<bool>,
     ) -> Result<()> {
         let mut room = self.room();
@@ -134,8 +157,20 @@ impl Inner {
         }
         let began = Instant::now();
         loop {
-            room.make_room(self, bytes, class);
-            if take(&mut room)? {
+            room.make_room(self, bytes, class, &refusals.spillers);
+            let is_taken = take(&mut room)?;
+            let cold = room.take_cold(self);
+            if !cold.is_empty() {
+                drop(room);
+                let is_freed = self.spill(cold, refusals);
+                if is_taken {
+                    return Ok(());
+                }
+                room = self.room();
+                if is_freed {
+                    continue;
+                }
+            } else if is_taken {
                 return Ok(());
             }
             let limit = match patience {
@@ -146,10 +181,18 @@ impl Inner {
             if began.elapsed() >= limit {
                 return Err(self.exhausted(&room, bytes));
             }
+            // Perhaps they can again.
+            refusals.spillers.clear();
             self.waiting.fetch_add(1, Ordering::Relaxed);
             room = self.released.wait_timeout(room, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many threads wait for memory.
+    #[cfg(test)]
+    pub(super) fn waiting_threads(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Somebody who waits may find what he wants.
@@ -171,7 +214,7 @@ impl Inner {
     }
 
     /// Who holds how much, the largest first.
-    fn holders(&self, room: &Room) -> Vec<Holder> {
+    pub(super) fn holders(&self, room: &Room) -> Vec<Holder> {
         let stats = self.stats_of(room);
         let mut holders: Vec<Holder> = Vec::new();
         let mut add = |what: &str, bytes: usize| {
@@ -183,6 +226,7 @@ impl Inner {
         add("pages in memory", sum(|class| class.resident_bytes));
         add("of these held by guards", sum(|class| class.guarded_bytes));
         add("private frames", stats.private_bytes as usize);
+        add("scratch pages", stats.scratch_bytes as usize);
         add("loads", stats.loading_bytes as usize);
         add("replaced frames still read", sum(|class| class.limbo_bytes));
         add("free frames", sum(|class| class.free_bytes));
@@ -217,7 +261,7 @@ impl Drop for Inner {
 /// (a part of a huge page for each size in use) below 1.05 of it.
 #[derive(Clone)]
 pub struct BufferManager {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     budget: MemoryBudget,
 }
 
@@ -285,10 +329,7 @@ impl BufferManager {
         let name = self.inner.obtain(class, Use::Private, None)?;
         let frame = Frame::new(Arc::clone(&self.inner), name);
         let Some(mut frame) = frame else { unreachable!("the frame's pool is there") };
-        let is_zero = self.inner.pools.get(class).is_some_and(|pool| take_zero(pool.meta(name.number)));
-        if !is_zero && let Some(bytes) = frame.get_mut() {
-            bytes.fill(0);
-        }
+        frame.make_zero();
         Ok(frame)
     }
 

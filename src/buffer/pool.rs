@@ -23,7 +23,7 @@ use crate::memory::{Hint, Reservation, huge_page_bytes};
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct Meta {
-    /// Guards without a slot.
+    /// Guards without a slot; borrowers of a scratch page.
     pub(super) pins: AtomicU32,
     /// Handles of a private frame, and those that outlived its publication; then with the mark [`PUBLISHED`].
     pub(super) handles: AtomicU32,
@@ -31,17 +31,20 @@ pub(super) struct Meta {
     usage: AtomicU8,
     /// Whether all bytes are zero.
     is_zero: AtomicU8,
-    /// The number of the store, where a page or a unit is in the frame.
+    /// The number of the store, where a page or a unit is in the frame; of the spiller, where a scratch page is.
     pub(super) store: AtomicU32,
-    /// The policy's number, while the frame is listed with it.
+    /// The policy's number, while the frame is listed with it; of a scratch page's that is not, [`NOT_LISTED`].
     pub(super) slot: AtomicU32,
-    /// The page's index, or the shard of the unit.
+    /// The page's index, the shard of the unit, or the spiller's key.
     pub(super) owner: AtomicU64,
-    /// The generation of the page.
+    /// The generation of the page; of a scratch page, whether it was touched.
     pub(super) generation: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Meta>() == 40);
+
+/// In [`Meta::slot`]: the policy does not know the frame.
+pub(super) const NOT_LISTED: u32 = u32::MAX;
 
 /// In [`Meta::handles`]: the pool has taken the frame over.
 pub(super) const PUBLISHED: u32 = 1 << 31;
@@ -62,6 +65,8 @@ pub(super) enum Use {
     Unit = 4,
     /// Taken from where it was named; perhaps still read.
     Limbo = 5,
+    /// A scratch page's: never durable, and written elsewhere when memory is short.
+    Scratch = 6,
 }
 
 impl Meta {
@@ -72,6 +77,7 @@ impl Meta {
             3 => Use::Page,
             4 => Use::Unit,
             5 => Use::Limbo,
+            6 => Use::Scratch,
             _ => Use::Free,
         }
     }

@@ -11,6 +11,9 @@
 //!    └───────────────────── nobody reads it ───────────── Limbo ──▶ back to Page or Unit, if a guard holds it
 //! ```
 //!
+//! A scratch page's frame is listed with the policy like a page's. If its turn comes it is *cold*: taken from the policy,
+//! and written elsewhere by whoever wanted the memory, when he holds no lock; what cannot be written is listed again.
+//!
 //! A frame is looked for in this order, the cheap before the dear: the class's free list; memory that the budget has
 //! left; limbo; descriptors of which all are evicted; free frames that other classes have too many of; and then pages are
 //! evicted, a batch at a time, until the class has a free frame or enough bytes are free. A batch costs one barrier, and
@@ -18,16 +21,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use super::manager::Inner;
 use super::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot};
-use super::pool::{Meta, PUBLISHED, Pool, PoolState, Use};
+use super::pool::{Meta, NOT_LISTED, PUBLISHED, Pool, PoolState, Use};
 use super::protocol::limbo::{Limbo, Verdict};
+use super::spill::{Cold, Spiller};
 use super::store::Store;
 use super::thread::{is_in_scope, registry};
-use super::units::UnitKey;
+use super::units::{UnitKey, hash_scratch};
 use crate::error::Result;
 use crate::id::SizeClass;
 use crate::memory::page_bytes;
@@ -57,11 +61,18 @@ pub(super) struct Room {
     slots: Vec<FrameName>,
     free_slots: BinaryHeap<Reverse<u32>>,
     stores: Vec<Option<Arc<Store>>>,
+    spillers: Vec<Option<Weak<dyn Spiller>>>,
+    /// Scratch pages' frames whose turn has come, to be written elsewhere by who wants memory.
+    cold: Vec<FrameName>,
+    /// How many of them are being written.
+    pub(super) spilling: usize,
     /// Charged for the policy.
     policy_bytes: usize,
     /// Bytes of frames being loaded, and of private ones.
     pub(super) loading_bytes: usize,
     pub(super) private_bytes: usize,
+    /// Bytes of scratch pages in memory.
+    pub(super) scratch_bytes: usize,
     pub(super) evictions: u64,
 }
 
@@ -74,9 +85,13 @@ impl Room {
             slots: Vec::new(),
             free_slots: BinaryHeap::new(),
             stores: Vec::new(),
+            spillers: Vec::new(),
+            cold: Vec::new(),
+            spilling: 0,
             policy_bytes: 0,
             loading_bytes: 0,
             private_bytes: 0,
+            scratch_bytes: 0,
             evictions: 0,
         }
     }
@@ -128,6 +143,10 @@ impl Room {
         meta.set_usage(usage);
         match usage {
             Use::Private => self.private_bytes += pool.frame_bytes(),
+            Use::Scratch => {
+                meta.slot.store(NOT_LISTED, Ordering::Relaxed);
+                self.scratch_bytes += pool.frame_bytes();
+            }
             _ => self.loading_bytes += pool.frame_bytes(),
         }
         Ok(Some(FrameName { class, number }))
@@ -139,8 +158,14 @@ impl Room {
     }
 
     /// Tries to make `bytes` bytes free in the budget, and for a `class` a frame of that instead. True if there is hope
-    /// that it worked.
-    pub(super) fn make_room(&mut self, inner: &Inner, bytes: usize, class: Option<SizeClass>) -> bool {
+    /// that it worked, once what is cold by then has been written elsewhere. Spillers of `refusing` are not asked.
+    pub(super) fn make_room(
+        &mut self,
+        inner: &Inner,
+        bytes: usize,
+        class: Option<SizeClass>,
+        refusing: &[u32],
+    ) -> bool {
         // Memory for a frame comes in slabs, with what is kept for each of their frames.
         let bytes = class.map_or(bytes, |class| bytes.max(Self::slab_charge(&self.states[class.index()])));
         let is_enough = |room: &Self| {
@@ -161,7 +186,7 @@ impl Room {
         // What guards hold comes back; the policy then names others, sooner or later.
         let mut evicted = 0;
         for _ in 0..ROUNDS {
-            let (tried, freed) = self.evict(inner, batch);
+            let (tried, freed) = self.evict(inner, batch, refusing);
             evicted += freed;
             if class.is_some_and(|class| self.states[class.index()].free() > 0) {
                 return true;
@@ -211,18 +236,24 @@ impl Room {
 
     /// Evicts pages of `bytes` bytes together, if there are that many; returns how many bytes that were, and how many
     /// without those that guards hold.
-    fn evict(&mut self, inner: &Inner, bytes: usize) -> (usize, usize) {
+    fn evict(&mut self, inner: &Inner, bytes: usize, refusing: &[u32]) -> (usize, usize) {
         let mut victims = Vec::new();
         let mut sum = 0;
         while sum < bytes {
-            let mut asked = Asked { inner, stores: &self.stores, slots: &self.slots, unit: None };
+            let mut asked = Asked { inner, stores: &self.stores, slots: &self.slots, refusing, unit: None };
             let Some(slot) = self.policy.victim(&mut asked) else { break };
             let unit = asked.unit.take();
             let name = self.slots[slot.0 as usize];
             let Some(pool) = inner.pools.get(name.class) else { break };
             self.free_slots.push(Reverse(slot.0));
-            self.banish(pool, name.number);
             sum += pool.frame_bytes();
+            let meta = pool.meta(name.number);
+            if meta.usage() == Use::Scratch {
+                meta.slot.store(NOT_LISTED, Ordering::Relaxed);
+                self.cold.push(name);
+                continue;
+            }
+            self.banish(pool, name.number);
             victims.push((name, unit));
         }
         self.evictions += victims.len() as u64;
@@ -358,14 +389,92 @@ impl Room {
     pub(super) fn release(&mut self, inner: &Inner, name: FrameName) {
         let Some(pool) = inner.pools.get(name.class) else { return };
         let meta = pool.meta(name.number);
+        if meta.usage() == Use::Scratch && meta.slot.load(Ordering::Relaxed) != NOT_LISTED {
+            let slot = self.unlist(meta);
+            self.policy.remove(Slot(slot));
+        }
         self.end_use(meta, pool.frame_bytes());
         meta.set_usage(Use::Free);
         self.states[name.class.index()].push(name.number);
     }
 
+    /// Gives a spiller its number.
+    pub(super) fn enlist(&mut self, spiller: Weak<dyn Spiller>) -> u32 {
+        let number = self.spillers.iter().position(Option::is_none).unwrap_or(self.spillers.len());
+        match self.spillers.get_mut(number) {
+            Some(place) => *place = Some(spiller),
+            None => self.spillers.push(Some(spiller)),
+        }
+        number as u32
+    }
+
+    /// The spiller is gone, and has no frames any more.
+    pub(super) fn dismiss(&mut self, spiller: u32) {
+        self.spillers[spiller as usize] = None;
+    }
+
+    /// A frame that was taken for scratch now belongs to a page of this spiller's.
+    pub(super) fn list_scratch(&mut self, inner: &Inner, name: FrameName, spiller: u32, key: u64, hash: u64) {
+        let Some(pool) = inner.pools.get(name.class) else { return };
+        let meta = pool.meta(name.number);
+        meta.store.store(spiller, Ordering::Relaxed);
+        meta.owner.store(key, Ordering::Relaxed);
+        meta.generation.store(0, Ordering::Relaxed);
+        let slot = self.new_slot(name);
+        meta.slot.store(slot, Ordering::Relaxed);
+        self.policy.admit(Slot(slot), PageHash(hash), name.class, Arrival::Read);
+        self.charge_policy(inner);
+    }
+
+    /// What is cold, by spiller, to be written when the lock is not held.
+    pub(super) fn take_cold(&mut self, inner: &Inner) -> Vec<Cold> {
+        let mut all: Vec<Cold> = Vec::new();
+        for name in std::mem::take(&mut self.cold) {
+            let Some(pool) = inner.pools.get(name.class) else { continue };
+            let meta = pool.meta(name.number);
+            // Freed meanwhile; perhaps somebody else's by now.
+            if meta.usage() != Use::Scratch || meta.slot.load(Ordering::Relaxed) != NOT_LISTED {
+                continue;
+            }
+            let (number, key) = (meta.store.load(Ordering::Relaxed), meta.owner.load(Ordering::Relaxed));
+            self.spilling += 1;
+            match all.iter_mut().find(|cold| cold.number == number) {
+                Some(cold) => cold.frames.push((name, key)),
+                None => {
+                    let spiller = self.spillers.get(number as usize).and_then(|place| place.as_ref()?.upgrade());
+                    all.push(Cold { spiller, number, frames: vec![(name, key)] });
+                }
+            }
+        }
+        all
+    }
+
+    /// The spiller is done. What it could not write is listed again; returns how many frames were freed.
+    pub(super) fn settle_cold(&mut self, inner: &Inner, number: u32, frames: &[(FrameName, u64)]) -> usize {
+        self.spilling -= frames.len();
+        let mut freed = 0;
+        for (name, key) in frames {
+            let Some(pool) = inner.pools.get(name.class) else { continue };
+            let meta = pool.meta(name.number);
+            let is_same = meta.usage() == Use::Scratch
+                && meta.slot.load(Ordering::Relaxed) == NOT_LISTED
+                && (meta.store.load(Ordering::Relaxed), meta.owner.load(Ordering::Relaxed)) == (number, *key);
+            if is_same {
+                let slot = self.new_slot(*name);
+                meta.slot.store(slot, Ordering::Relaxed);
+                self.policy.restore(Slot(slot), PageHash(hash_scratch(number, *key)), name.class);
+            } else {
+                freed += 1;
+            }
+        }
+        self.charge_policy(inner);
+        freed
+    }
+
     fn end_use(&mut self, meta: &Meta, bytes: usize) {
         match meta.usage() {
             Use::Private => self.private_bytes -= bytes,
+            Use::Scratch => self.scratch_bytes -= bytes,
             _ => self.loading_bytes -= bytes,
         }
     }
@@ -374,7 +483,7 @@ impl Room {
     fn charge_policy(&mut self, inner: &Inner) {
         let missing = self.policy.memory_bytes().saturating_sub(self.policy_bytes);
         if missing > inner.available() {
-            self.make_room(inner, missing, None);
+            self.make_room(inner, missing, None, &[]);
         }
         let bytes = self.policy.memory_bytes();
         if bytes > self.policy_bytes {
@@ -385,9 +494,9 @@ impl Room {
         self.policy_bytes = bytes;
     }
 
-    /// Whether something that holds memory will let go of it soon: loads, and other threads' scopes.
+    /// Whether something that holds memory will let go of it soon: loads, spills, and other threads' scopes.
     pub(super) fn is_anything_passing(&self) -> bool {
-        self.loading_bytes > 0 || (self.limbo.young() > 0 && !is_in_scope())
+        self.loading_bytes > 0 || self.spilling > 0 || (self.limbo.young() > 0 && !is_in_scope())
     }
 
     /// Frames with memory, and free ones, of a class.
@@ -428,11 +537,20 @@ struct Asked<'a> {
     inner: &'a Inner,
     stores: &'a [Option<Arc<Store>>],
     slots: &'a [FrameName],
+    /// Spillers that cannot write now.
+    refusing: &'a [u32],
     /// Of the frame that was taken, if it was a unit's.
     unit: Option<UnitKey>,
 }
 
 impl Asked<'_> {
+    /// What is known of the frame, if it is a scratch page's.
+    fn scratch(&self, slot: Slot) -> Option<&Meta> {
+        let name = self.slots.get(slot.0 as usize)?;
+        let meta = self.inner.pools.get(name.class)?.meta(name.number);
+        (meta.usage() == Use::Scratch).then_some(meta)
+    }
+
     fn frame(&self, slot: Slot) -> Option<(&Store, &Meta, FrameName, usize)> {
         let name = *self.slots.get(slot.0 as usize)?;
         let pool = self.inner.pools.get(name.class)?;
@@ -444,10 +562,17 @@ impl Asked<'_> {
 
 impl Frames for Asked<'_> {
     fn touched(&mut self, slot: Slot) -> bool {
+        if let Some(meta) = self.scratch(slot) {
+            return meta.generation.swap(0, Ordering::Relaxed) != 0;
+        }
         self.frame(slot).is_some_and(|(store, meta, name, address)| store.cool(meta, name.class, address))
     }
 
     fn take(&mut self, slot: Slot) -> bool {
+        if let Some(meta) = self.scratch(slot) {
+            let is_borrowed = meta.pins.load(Ordering::Acquire) != 0;
+            return !is_borrowed && !self.refusing.contains(&meta.store.load(Ordering::Relaxed));
+        }
         let Some((store, meta, name, address)) = self.frame(slot) else { return false };
         if is_counted(meta) {
             return false;

@@ -30,6 +30,8 @@ pub struct BufferStats {
     pub loading_bytes: u64,
     /// Private frames, in bytes.
     pub private_bytes: u64,
+    /// Scratch pages in memory, in bytes.
+    pub scratch_bytes: u64,
     /// Memory of descriptors.
     pub descriptor_bytes: u64,
     /// Memory of the eviction policy.
@@ -75,6 +77,7 @@ impl BufferStats {
             evictions: room.evictions,
             loading_bytes: room.loading_bytes as u64,
             private_bytes: room.private_bytes as u64,
+            scratch_bytes: room.scratch_bytes as u64,
             descriptor_bytes: descriptor_bytes as u64,
             policy_bytes: policy_bytes as u64,
             reserved_bytes: reserved as u64,

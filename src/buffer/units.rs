@@ -74,6 +74,11 @@ pub(super) fn hash_page(store: u32, page: PageId) -> u64 {
     mix(page.to_u64() ^ mix(u64::from(store)))
 }
 
+/// As [`hash_unit`], of a scratch page.
+pub(super) fn hash_scratch(spiller: u32, key: u64) -> u64 {
+    mix(mix(!u64::from(spiller)) ^ key)
+}
+
 /// The finaliser of SplitMix64: every bit of the result depends on every bit of the number.
 pub(super) fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);

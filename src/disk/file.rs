@@ -65,6 +65,33 @@ impl FileDisk {
         Self::with(path.as_ref(), Purpose::Open(access), access, caching)
     }
 
+    /// A new file in `folder` that has no name, and goes with its last descriptor. Errors call it by its folder.
+    ///
+    /// # Errors
+    /// [`Io`](crate::Error::Io) for what the system says.
+    pub fn temporary_in(folder: impl AsRef<Path>, caching: Caching) -> Result<Self> {
+        let folder = folder.as_ref();
+        let file =
+            tempfile::tempfile_in(folder).map_err(|source| open::failure("create a temporary file", folder, source))?;
+        let direct = match caching {
+            Caching::Buffered => None,
+            Caching::Direct | Caching::DirectIfPossible => match open::direct_again(&file) {
+                Ok(direct) => Some(Arc::new(direct)),
+                Err(_) if caching == Caching::DirectIfPossible => None,
+                Err(source) => return Err(open::failure("open for direct I/O", folder, source)),
+            },
+        };
+        Ok(Self {
+            path: folder.to_owned(),
+            access: Access::ReadWrite,
+            cached: file,
+            direct,
+            #[cfg(target_os = "linux")]
+            ring: OnceLock::new(),
+            durable_in_one_call: AtomicBool::new(false),
+        })
+    }
+
     fn with(path: &Path, purpose: Purpose, access: Access, caching: Caching) -> Result<Self> {
         let cached = open::regular_file(path, purpose)?;
         let direct = match caching {
@@ -299,6 +326,23 @@ mod tests {
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    }
+
+    #[test]
+    fn a_temporary_file_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for caching in [Caching::Buffered, Caching::DirectIfPossible] {
+            let disk = FileDisk::temporary_in(folder.path(), caching).unwrap();
+            let page = AlignedBuffer::copy_of(&[7; BLOCK_LENGTH]);
+            disk.write_at(8192, &page).unwrap();
+            let mut found = AlignedBuffer::zeroed(BLOCK_LENGTH);
+            disk.read_at(8192, &mut found).unwrap();
+            assert_eq!(*found, *page);
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        let missing = folder.path().join("missing");
+        let error = FileDisk::temporary_in(&missing, Caching::Buffered).unwrap_err();
+        assert!(matches!(&error, Error::Io { path, .. } if *path == missing), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -71,6 +72,15 @@ pub(super) fn direct(path: &Path, access: Access, file: &File) -> io::Result<Fil
     make_blocking(&direct, OFlags::DIRECT)?;
     alignment_suits(&direct)?;
     Ok(direct)
+}
+
+/// As [`direct`], of a file that has no name.
+///
+/// # Errors
+/// As there; where the system shows no descriptors by name, what it says to that.
+pub(super) fn direct_again(file: &File) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    direct(path.as_ref(), Access::ReadWrite, file)
 }
 
 /// A second descriptor of the file that `file` is, for direct I/O: this system has none.

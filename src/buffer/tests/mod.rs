@@ -1,5 +1,7 @@
 //! The buffer over a store of imagination: what a page holds follows from its id and its birth.
 
+mod budget;
+mod hit_rate;
 mod pages;
 mod pool;
 mod stress;
@@ -40,6 +42,35 @@ pub(super) fn pointer_of(page: PageId, birth: Generation) -> BlockPointer {
     let address = Block(100 + (page.index() << 20 | birth.0 & 0xf_ffff));
     let stored_length = page.class().page_bytes().min(1 << 20) as u32;
     BlockPointer { address, codec: CodecId::RAW, stored_length, birth, ..BlockPointer::default() }
+}
+
+/// Ends the process if it is not dropped within two minutes, and says who holds the memory: for tests of what must not
+/// hang.
+pub(super) struct Watchdog(Arc<(Mutex<bool>, std::sync::Condvar)>);
+
+impl Watchdog {
+    pub(super) fn new(manager: &BufferManager) -> Self {
+        let over = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
+        let (watched, manager) = (Arc::clone(&over), manager.clone());
+        std::thread::spawn(move || {
+            let patience = std::time::Duration::from_secs(120);
+            let guard = watched.0.lock().unwrap();
+            let (is_over, _) = watched.1.wait_timeout_while(guard, patience, |is_over| !*is_over).unwrap();
+            if !*is_over {
+                eprintln!("hangs; the memory is held by {:?}", manager.budget().held_by());
+                eprintln!("{:?}", manager.stats());
+                std::process::abort();
+            }
+        });
+        Self(over)
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
 }
 
 /// The first and last words of a page's bytes.

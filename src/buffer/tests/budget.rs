@@ -1,0 +1,131 @@
+//! Memory that users take: evict, wait, or be refused and told who holds it.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const MEBIBYTE: usize = 1 << 20;
+
+#[test]
+fn what_is_taken_evicts_pages_and_spills_scratch() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manager, source, pages) = with_pages(4 * MEBIBYTE, &[12], 400);
+    let _watchdog = Watchdog::new(&manager);
+    let state = source.state();
+    (0..400).for_each(|index| drop(pages.page(&state, page(12, index)).unwrap()));
+    let options = ScratchOptions { folder: folder.path().to_owned(), limit_bytes: 8 << 20 };
+    let scratch = manager.scratch(&options).unwrap();
+    let class = SizeClass::new(16).unwrap();
+    let kept: Vec<ScratchPage> = (0..24).map(|_| scratch.allocate(class).unwrap()).collect();
+    kept.iter().for_each(|page| page.write().unwrap().fill(7));
+    let mut memory = manager.budget().alloc(3 * MEBIBYTE, "hash table").unwrap();
+    assert!(memory.iter().all(|byte| *byte == 0));
+    memory.fill(1);
+    assert!(manager.budget().used_bytes() <= 4 * MEBIBYTE);
+    assert!(manager.stats().evictions > 0);
+    assert!(scratch.stats().stored_bytes > 0);
+    assert!(kept.iter().all(|page| page.read().unwrap().iter().all(|byte| *byte == 7)));
+    assert!(
+        manager.budget().held_by().iter().any(|holder| holder.what == "hash table" && holder.bytes == 3 * MEBIBYTE)
+    );
+    drop(memory);
+    let _whole = manager.budget().reserve(3 * MEBIBYTE, "sort").unwrap();
+}
+
+#[test]
+fn who_cannot_have_it_is_told_who_has_at_once_and_after_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = BufferManager::new(2 * MEBIBYTE).unwrap();
+    let _watchdog = Watchdog::new(&manager);
+    let options = ScratchOptions { folder: folder.path().to_owned(), limit_bytes: 0 };
+    let scratch = manager.scratch(&options).unwrap();
+    let _page = scratch.allocate(SizeClass::CHUNK).unwrap();
+    let sort = manager.budget().reserve(700_000, "sort").unwrap();
+    let held_by = |error| match error {
+        Error::BudgetExhausted { held_by, needed_bytes: 500_000, .. } => held_by,
+        other => panic!("{other}"),
+    };
+    for patience in [None, Some(Duration::from_millis(20))] {
+        let began = Instant::now();
+        let result = match patience {
+            None => manager.budget().reserve(500_000, "join"),
+            Some(patience) => manager.budget().reserve_within(500_000, "join", patience),
+        };
+        let held_by = held_by(result.unwrap_err());
+        assert!(began.elapsed() >= patience.unwrap_or_default());
+        let held: Vec<_> = held_by.iter().map(|holder| (holder.what.as_str(), holder.bytes)).collect();
+        assert_eq!(held[..2], [("scratch pages", MEBIBYTE), ("sort", 700_000)]);
+    }
+    assert!(matches!(manager.budget().alloc(3 * MEBIBYTE, "join"), Err(Error::BudgetTooSmall { .. })));
+    // Somebody waits, and gets what is given back meanwhile.
+    std::thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| manager.budget().reserve_within(500_000, "join", Duration::from_secs(100)).unwrap());
+        while manager.inner.waiting_threads() == 0 {
+            std::thread::yield_now();
+        }
+        drop(sort);
+        assert_eq!(waiting.join().unwrap().bytes(), 500_000);
+    });
+}
+
+#[test]
+fn many_who_take_and_give_back_all_come_to_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manager, source, pages) = with_pages(2 * MEBIBYTE, &[12, 16], 100);
+    let _watchdog = Watchdog::new(&manager);
+    let options = ScratchOptions { folder: folder.path().to_owned(), limit_bytes: 2 << 20 };
+    let scratches = [manager.scratch(&options).unwrap(), manager.scratch(&options).unwrap()];
+    let refused = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..6u64 {
+            let (manager, source, pages, scratch) = (&manager, &source, &pages, &scratches[thread as usize % 2]);
+            let refused = &refused;
+            scope.spawn(move || {
+                let mut kept = std::collections::VecDeque::new();
+                let mut reserved = Vec::new();
+                for at in 0..400u64 {
+                    let draw = units::mix(thread << 32 | at);
+                    match draw % 4 {
+                        0 => match manager.budget().alloc((draw >> 8) as usize % 300_000 + 1, "table") {
+                            Ok(memory) => reserved.push(memory),
+                            Err(Error::BudgetExhausted { .. }) => reserved.clear(),
+                            Err(other) => panic!("{other}"),
+                        },
+                        1 | 2 => match scratch.allocate(SizeClass::new(12 + (draw >> 8) as u8 % 5).unwrap()) {
+                            Ok(page) => match page.write().map(|mut bytes| bytes.fill(at as u8)) {
+                                Ok(()) => kept.push_back((page, at as u8)),
+                                Err(error) => expected(&error, refused),
+                            },
+                            Err(error) => {
+                                expected(&error, refused);
+                                kept.pop_front();
+                                reserved.clear();
+                            }
+                        },
+                        _ => match pages.page(&source.state(), page(12 + 4 * (draw >> 8 & 1) as u8, draw >> 10 & 63)) {
+                            Ok(guard) => drop(guard),
+                            Err(error) => expected(&error, refused),
+                        },
+                    }
+                    if let Some((page, byte)) = kept.get((draw >> 20) as usize % kept.len().max(1)) {
+                        match page.read() {
+                            Ok(bytes) => assert!(bytes.iter().all(|found| found == byte)),
+                            Err(error) => expected(&error, refused),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    eprintln!("refused {} times, {:?}", refused.load(Ordering::Relaxed), scratches[0].stats());
+    assert!(scratches.iter().all(|scratch| scratch.stats().spilled_bytes > 0 && scratch.stats().stored_bytes == 0));
+    let stats = manager.stats();
+    assert_eq!((stats.scratch_bytes, stats.reserved_bytes), (0, 0));
+    assert!(manager.budget().used_bytes() <= 2 * MEBIBYTE);
+}
+
+fn expected(error: &Error, count: &AtomicU64) {
+    assert!(matches!(error, Error::BudgetExhausted { .. } | Error::ScratchFull { .. }), "{error}");
+    count.fetch_add(1, Ordering::Relaxed);
+}
