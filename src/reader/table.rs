@@ -5,6 +5,8 @@
 //! - **T2** A refresh first says what the newest generation will be, then forgets the slots of all pages that change,
 //!   then shows the state. A slot is filled only while `newest` is still the generation whose trees were asked; that is
 //!   asked with the slot in hand. So no view of the new state meets a place of the old one.
+//! - **T3** Pages that were made together mostly lie together. So where a page lies can be guessed from its index and
+//!   little memory, and the processor goes on to the page while the slot, which decides, is still on its way to it.
 #![allow(unsafe_code)]
 
 use std::array;
@@ -20,12 +22,19 @@ const SLOTS_WANTED: usize = 1 << 30;
 /// At least so many: others are looked up in the trees.
 const SLOTS_LEAST: usize = 1 << 16;
 
-/// In a slot's place: somebody has it in hand.
+/// Pages that are guessed by one distance, and how many distances there are: 8 MiB of pages of 4 KiB, and 8 KiB.
+const RUN: u64 = 2048;
+const DISTANCES: usize = 1024;
+
+/// A slot that somebody has in hand.
 const BUSY: u64 = u64::MAX;
-/// In a slot's place: nothing is known.
+/// A slot that knows nothing.
 const EMPTY: u64 = 0;
-/// Where the tag begins: the low bits of `since`, so that a place is never taken for that of another time.
-const TAG_SHIFT: u32 = 48;
+/// Bits of a slot that are the block's number; blocks beyond 4 PiB of file are looked up in the trees.
+const BLOCK_BITS: u32 = 40;
+const BLOCK_MASK: u64 = (1 << BLOCK_BITS) - 1;
+/// The other bits are the low ones of `since`.
+const SINCE_MASK: u64 = (1 << (64 - BLOCK_BITS)) - 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,19 +50,14 @@ struct Slots {
     count: u64,
     /// One more than the largest index ever filled.
     filled: AtomicU64,
+    /// For each run of indices, block minus index of the one filled last (T3).
+    distances: Box<[AtomicU64]>,
 }
 
-/// Zero bytes are an empty slot.
+/// Block and `since` in one word, so that a look at random is a look at little memory. Zero bytes are an empty slot.
 #[derive(Debug)]
-#[repr(C)]
-struct Slot {
-    place: AtomicU64,
-    since: AtomicU64,
-}
-
-fn tagged(block: Block, since: u64) -> u64 {
-    block.0 | since << TAG_SHIFT
-}
+#[repr(transparent)]
+struct Slot(AtomicU64);
 
 impl Table {
     pub(super) fn new(newest: Generation) -> Self {
@@ -63,15 +67,16 @@ impl Table {
     /// The first block of a page in the state of `generation`, if it is known.
     #[inline]
     pub(super) fn find(&self, page: PageId, generation: Generation) -> Option<Block> {
-        let slot = self.slot(page)?;
-        let place = slot.place.load(Ordering::Acquire);
-        let since = slot.since.load(Ordering::Acquire);
-        let same = slot.place.load(Ordering::Relaxed) == place;
-        if place == EMPTY || place == BUSY || !same || since > generation.0 {
+        let slots = self.classes[page.class().index()].get()?;
+        let word = slots.get(page.index())?.0.load(Ordering::Acquire);
+        if word == EMPTY || word == BUSY {
             return None;
         }
-        let block = place & (Block::LIMIT - 1);
-        (place == tagged(Block(block), since)).then_some(Block(block))
+        // Of `since` the low bits are kept: it is taken for the newest generation that has them. That is never too old,
+        // since `newest` is asked after the slot.
+        let newest = self.newest.load(Ordering::Relaxed);
+        let since = newest.wrapping_sub(newest.wrapping_sub(word >> BLOCK_BITS) & SINCE_MASK);
+        (since <= generation.0).then(|| Block(slots.as_guessed(page.index(), word & BLOCK_MASK)))
     }
 
     #[inline]
@@ -86,31 +91,35 @@ impl Table {
         Some(slot)
     }
 
+    /// Remembers for guesses how far from its index the page lies.
+    fn note_distance(&self, page: PageId, block: Block) {
+        if let Some(slots) = self.classes[page.class().index()].get() {
+            slots.distance(page.index()).store(block.0.wrapping_sub(page.index()), Ordering::Relaxed);
+        }
+    }
+
     /// Keeps that the page has lain in `block` since the generation `since`, as the trees of the state of `asked` say.
     pub(super) fn fill(&self, page: PageId, block: Block, since: Generation, asked: Generation) {
-        if asked.0 != self.newest.load(Ordering::Relaxed) || block.0 == 0 || block.0 >= Block::LIMIT - 1 {
+        if asked.0 != self.newest.load(Ordering::Relaxed) || block.0 == 0 || block.0 >= 1 << BLOCK_BITS {
             return;
         }
-        let Some(slot) = self.slot_made(page) else { return };
-        if slot.place.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        let Some(Slot(slot)) = self.slot_made(page) else { return };
+        if slot.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
         fence(Ordering::SeqCst);
-        let still = self.newest.load(Ordering::Relaxed) == asked.0 && slot.since.load(Ordering::Relaxed) <= asked.0;
-        let place = match still {
-            true => {
-                slot.since.store(since.0, Ordering::Release);
-                tagged(block, since.0)
-            }
+        let word = match self.newest.load(Ordering::Relaxed) == asked.0 {
+            true => block.0 | since.0 << BLOCK_BITS,
             false => EMPTY,
         };
-        slot.place.store(place, Ordering::Release);
+        slot.store(if word == BUSY { EMPTY } else { word }, Ordering::Release);
+        self.note_distance(page, block);
     }
 
     /// Forgets these pages: they differ in the state of `newest`, which is to be shown.
     pub(super) fn forget(&self, pages: &[PageId], newest: Generation) {
         self.announce(newest);
-        pages.iter().filter_map(|page| self.slot(*page)).for_each(|slot| slot.forget(newest));
+        pages.iter().filter_map(|page| self.slot(*page)).for_each(Slot::forget);
     }
 
     /// Forgets all pages.
@@ -119,8 +128,7 @@ impl Table {
         for slots in self.classes.iter().filter_map(OnceLock::get) {
             let used = (0..slots.filled.load(Ordering::Relaxed)).filter_map(|index| slots.get(index));
             // Whoever fills an empty one later asks for `newest` first.
-            let full = used.filter(|slot| slot.place.load(Ordering::Relaxed) != EMPTY);
-            full.for_each(|slot| slot.forget(newest));
+            used.filter(|slot| slot.0.load(Ordering::Relaxed) != EMPTY).for_each(Slot::forget);
         }
     }
 
@@ -139,7 +147,25 @@ impl Slots {
             let _ = memory.hint(.., Hint::HugePages);
         }
         let count = memory.as_ref().map_or(0, |memory| (memory.len() / size_of::<Slot>()) as u64);
-        Self { memory, count, filled: AtomicU64::new(0) }
+        let distances = (0..DISTANCES).map(|_| AtomicU64::new(0)).collect();
+        Self { memory, count, filled: AtomicU64::new(0), distances }
+    }
+
+    #[inline]
+    fn distance(&self, index: u64) -> &AtomicU64 {
+        &self.distances[(index / RUN) as usize % DISTANCES]
+    }
+
+    /// `block`, which the slot says. Where it was to be guessed, what is returned was not waited for: the branch is
+    /// foreseen, and nothing after it depends on the slot.
+    #[inline]
+    fn as_guessed(&self, index: u64, block: u64) -> u64 {
+        let guess = index.wrapping_add(self.distance(index).load(Ordering::Relaxed));
+        // Opaque, so that the compiler does not find out that the two are one, and returns what was compared.
+        match block == std::hint::black_box(guess) {
+            true => std::hint::black_box(guess),
+            false => not_guessed(block),
+        }
     }
 
     #[inline]
@@ -151,13 +177,19 @@ impl Slots {
     }
 }
 
+/// Apart, so that there is a branch.
+#[cold]
+#[inline(never)]
+fn not_guessed(block: u64) -> u64 {
+    block
+}
+
 impl Slot {
-    fn forget(&self, newest: Generation) {
-        while self.place.swap(BUSY, Ordering::Acquire) == BUSY {
+    fn forget(&self) {
+        while self.0.swap(BUSY, Ordering::Acquire) == BUSY {
             std::hint::spin_loop();
         }
-        self.since.store(newest.0, Ordering::Release);
-        self.place.store(EMPTY, Ordering::Release);
+        self.0.store(EMPTY, Ordering::Release);
     }
 }
 
@@ -190,10 +222,20 @@ mod tests {
         assert_eq!(table.find(page(1), Generation(10)), None);
         table.forget_all(Generation(12));
         assert!((0..2000).all(|index| table.find(page(index), Generation(12)).is_none()));
+        // After very many generations older views are sent to their trees, never to a wrong place.
+        table.fill(page(7), Block(70), Generation(11), Generation(12));
+        let later = Generation(12 + 5 * (SINCE_MASK + 1));
+        table.forget(&[], later);
+        assert_eq!(table.find(page(7), later), Some(Block(70)));
+        assert_eq!(table.find(page(7), Generation(12)), None);
+        table.forget_all(Generation(later.0 + 1));
+        let later = Generation(later.0 + 1);
         // Beyond its reach the table knows nothing, and says so.
         let beyond = page(1 << 40);
-        table.fill(beyond, Block(5), Generation(1), Generation(12));
-        assert_eq!(table.find(beyond, Generation(12)), None);
+        table.fill(beyond, Block(5), Generation(1), later);
+        assert_eq!(table.find(beyond, later), None);
+        table.fill(page(8), Block(1 << BLOCK_BITS), Generation(1), later);
+        assert_eq!(table.find(page(8), later), None);
     }
 
     #[test]

@@ -32,6 +32,17 @@ pub(super) struct LogPlan {
     fresh: Option<SegmentReference>,
 }
 
+/// The pages that a record tells of.
+#[derive(Debug, Default)]
+pub(super) struct RecordPages<'a> {
+    /// Stored bytes, in whole blocks, that go directly behind the record.
+    pub(super) behind: &'a [&'a [u8]],
+    /// What the seal covers, in the order of the entries, wherever it lies.
+    pub(super) sealed: &'a [&'a [u8]],
+    /// What is on its way to its extents.
+    pub(super) flights: Flights,
+}
+
 impl Store {
     /// Finds the place of a run of so many blocks, and a segment for its record to announce if none is announced.
     pub(super) fn plan_log(&mut self, run_blocks: u64) -> Result<LogPlan> {
@@ -122,23 +133,19 @@ impl Store {
         self.space.allocate(request)
     }
 
-    /// Writes a record where `plan` says, with the units `behind` (stored bytes, each in whole blocks) directly behind it,
-    /// and makes it durable. `sealed` are the pages that the seal covers, in the order of the entries, wherever they lie; `flights` are
-    /// on their way there.
+    /// Writes a record where `plan` says, and makes it and its pages durable.
     ///
     /// When this fails, the store is poisoned and the commit's fate unknown.
-    pub(super) fn append<'a>(
+    pub(super) fn append(
         &mut self,
         draft: &Draft,
         plan: LogPlan,
-        behind: &[&[u8]],
-        sealed: impl Iterator<Item = &'a [u8]>,
-        flights: Flights,
+        pages: RecordPages<'_>,
         generation: Generation,
         durability: Durability,
     ) -> Result<()> {
         let blocks = record_blocks(draft.entries.len(), draft.blob.len());
-        let behind_bytes: usize = behind.iter().map(|unit| unit.len().next_multiple_of(BLOCK_LENGTH)).sum();
+        let behind_bytes: usize = pages.behind.iter().map(|unit| unit.len().next_multiple_of(BLOCK_LENGTH)).sum();
         let record_bytes = blocks as usize * BLOCK_LENGTH;
         let run_bytes = record_bytes + behind_bytes;
         let run_blocks = (run_bytes / BLOCK_LENGTH) as u32;
@@ -168,15 +175,15 @@ impl Store {
         let (record, mut rest) = run.split_at_mut(record_bytes);
         record.fill(0);
         encode_record(record, &identity, &header, &draft.entries, &draft.blob);
-        let seal = finish_record(record, identity.salt, sealed);
-        for unit in behind {
+        let seal = finish_record(record, identity.salt, pages.sealed.iter().copied());
+        for unit in pages.behind {
             let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
             let (stored, padding) = target.split_at_mut(unit.len());
             stored.copy_from_slice(unit);
             padding.fill(0);
             rest = after;
         }
-        let written = self.make_durable(plan.placement.address, &run[..run_bytes], flights, durability);
+        let written = self.make_durable(plan.placement.address, &run[..run_bytes], pages.flights, durability);
         self.staging.put_run(run);
         written.map_err(|source| match source {
             Error::Poisoned { .. } => source,

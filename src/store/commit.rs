@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::append::Draft;
+use super::append::{Draft, RecordPages};
 use super::apply::{Applied, Mode, Sets, encode_added};
 use super::publish::{ChunkUpdate, Publication};
 use super::staging::Flights;
@@ -224,8 +224,8 @@ impl Store {
                 draft.entries.push(prepared.entry(page, generation));
             }
             let behind: Vec<&[u8]> = prepared.units.iter().map(Unit::to_write).collect();
-            let sealed = behind.iter().copied();
-            self.append(&draft, plan, &behind, sealed, Flights::default(), generation, durability)?;
+            let pages = RecordPages { behind: &behind, sealed: &behind, flights: Flights::default() };
+            self.append(&draft, plan, pages, generation, durability)?;
             self.counters.commits_in_log += 1;
             self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
             let sets = self.account_for(&draft.entries, &draft.blob, generation)?;
@@ -312,8 +312,8 @@ impl Store {
             false => Vec::new(),
         };
         let sets = self.account_for(if external { &all } else { &draft.entries }, &draft.blob, generation)?;
-        let flights = std::mem::take(&mut sent.flights);
-        self.append(&draft, plan, &[], sealed.into_iter(), flights, generation, durability)?;
+        let pages = RecordPages { behind: &[], sealed: &sealed, flights: std::mem::take(&mut sent.flights) };
+        self.append(&draft, plan, pages, generation, durability)?;
         self.counters.page_bytes += stored_bytes;
         let entries = if external { &all } else { &draft.entries };
         self.committed(entries, &draft.blob, generation, sets, sent.chunks)

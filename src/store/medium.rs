@@ -135,10 +135,10 @@ impl Medium {
         self.check()?;
         let (offset, length) = (from.offset_bytes(), Block(blocks).offset_bytes());
         let zeros = AlignedBuffer::zeroed(PIECE_BYTES.min(length) as usize);
-        let mut at = offset;
-        while at < offset + length {
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
             let until = (at / PIECE_BYTES + 1) * PIECE_BYTES;
-            let piece = &zeros[..(until.min(offset + length) - at) as usize];
+            let piece = &zeros[..(until.min(end) - at) as usize];
             self.disk.write_at(at, piece).map_err(|source| self.error("write", Some(at), source))?;
             at += piece.len() as u64;
         }

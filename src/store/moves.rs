@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::append::Draft;
+use super::append::{Draft, RecordPages};
 use super::commit::Unit;
 use super::staging::Flights;
 use super::{Committed, Durability, Store};
@@ -138,10 +138,11 @@ impl Store {
             .collect();
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
-        let sealed = units.iter().map(Unit::to_write);
+        let sealed: Vec<&[u8]> = units.iter().map(Unit::to_write).collect();
         self.check_flights(&mut flights, &plan)?;
         let sets = self.account_for(&entries, &[], generation)?;
-        self.append(&draft, plan, &[], sealed, flights, generation, durability)?;
+        let pages = RecordPages { behind: &[], sealed: &sealed, flights };
+        self.append(&draft, plan, pages, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
         if let Some(pages) = &self.stored_pages {
             for (entry, bytes) in entries.iter().zip(&stored) {

@@ -23,14 +23,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::append::Draft;
+use super::append::{Draft, RecordPages};
 use super::apply::{Applied, Mode};
 use super::body::load_body;
 use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
 use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
-use super::staging::Flights;
 use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -419,8 +418,7 @@ impl Store {
         let draft = Draft { flags: RecordFlags::OPENING, ..Draft::default() };
         let plan = self.plan_log(1)?;
         let (incarnation, entries, blob) = (self.incarnation, &[][..], &[][..]);
-        let flights = Flights::default();
-        self.append(&draft, plan, &[], std::iter::empty(), flights, generation, Durability::Durable)?;
+        self.append(&draft, plan, RecordPages::default(), generation, Durability::Durable)?;
         self.apply(&Applied { generation, incarnation, entries, blob }, Mode::Commit)?;
         report.opened = generation;
         Ok(())

@@ -33,7 +33,7 @@ fn a_reader_follows_commits_and_checkpoints_and_old_views_stay() {
                 let found = reader.refresh().unwrap();
                 assert!(found.changed && found.writer);
                 assert_eq!(found.generation, pager.view().generation());
-                assert_eq!(reader.refresh().unwrap().changed, false);
+                assert!(!reader.refresh().unwrap().changed);
             }
             let view = reader.view().unwrap();
             assert_full(&view, &pages, byte - byte % 3);

@@ -3,7 +3,7 @@
 //! Owns: the numbers that pointers name codecs by, the table of the codecs built in, and what bounds decoding. Does not
 //! own: which page is stored how; that is the caller's choice at each write, and pointers alone say what was chosen.
 //!
-//! One more codec is one file beside this one, and one line of [`BUILT_IN`].
+//! One more codec is one file beside this one, and one line of the table `BUILT_IN`.
 //!
 //! - **Z1** Decoding fills exactly one buffer, which the caller made as long as the page. Nothing is allocated by what
 //!   the bytes say: a context of a codec's own has a size of its own.

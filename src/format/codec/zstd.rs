@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ops::RangeInclusive;
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::ResetDirective;
 
 use super::{Codec, CodecId, Compression};
 use crate::error::Error;
@@ -15,6 +16,8 @@ use crate::error::Error;
 pub(super) const ID: CodecId = CodecId::new(4);
 const LEVELS: RangeInclusive<i32> = 1..=22;
 const USUAL_LEVEL: i32 = 3;
+/// None of the levels: the level is to be set before the next page.
+const UNKNOWN_LEVEL: i32 = 0;
 
 impl Compression {
     /// Zstandard at its own default level, 3: fewer bytes than LZ4 for two to three times the time.
@@ -49,10 +52,16 @@ impl Encoder {
 
     fn encode(&mut self, page: &[u8], level: i32, target: &mut [u8]) -> Option<usize> {
         if self.level != level {
+            self.level = UNKNOWN_LEVEL;
             self.compressor.set_compression_level(level).ok()?;
             self.level = level;
         }
-        self.compressor.compress_to_buffer(page, target).ok()
+        let encoded = self.compressor.compress_to_buffer(page, target);
+        // What did not fit leaves the context in the middle of a frame, where it refuses another level.
+        if encoded.is_err() && self.compressor.context_mut().reset(ResetDirective::SessionOnly).is_err() {
+            self.level = UNKNOWN_LEVEL;
+        }
+        encoded.ok()
     }
 }
 

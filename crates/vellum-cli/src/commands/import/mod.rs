@@ -161,12 +161,27 @@ struct Import<'a> {
     totals: Totals,
 }
 
+/// The folder beside the store in which readers say what they need, while we have the store open.
+fn side_folder(store: &Path) -> Option<PathBuf> {
+    let mut path = std::fs::canonicalize(store).ok()?.into_os_string();
+    path.push(".readers");
+    Some(path.into())
+}
+
+fn is_or_lies_in(path: &Path, folder: &Path) -> bool {
+    let is_folder = |path: &Path| {
+        path.file_name() == folder.file_name() && std::fs::canonicalize(path).is_ok_and(|found| found == folder)
+    };
+    is_folder(path) || path.parent().is_some_and(is_folder)
+}
+
 impl Import<'_> {
     fn everything(&mut self, folder: &Path, store: &Path) -> Result<()> {
         self.left = self.batch.catalogue().entries().map(|entry| entry.path.clone()).collect();
         self.batch.free_unfinished()?;
         // The store may lie within the tree that it is to hold.
         let own = std::fs::metadata(store).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        let side = side_folder(store);
         for found in Walk::of(folder) {
             if self.interrupt.is_wanted() {
                 return Err(Failure::interrupted(format_args!("import into {} stopped", store.display())));
@@ -175,6 +190,7 @@ impl Import<'_> {
                 Ok(found) if own == Some((found.metadata.dev(), found.metadata.ino())) => {
                     self.output.note(format_args!("{} is the store itself: left out", found.full.display()));
                 }
+                Ok(found) if side.as_deref().is_some_and(|side| is_or_lies_in(&found.full, side)) => {}
                 Ok(found) => self.one(&found)?,
                 Err(unreadable) => {
                     self.failed_to_read(&unreadable.full, &unreadable.error);
