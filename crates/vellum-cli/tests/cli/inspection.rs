@@ -82,7 +82,7 @@ fn stat_counts_pages_by_class_and_says_how_old_the_checkpoint_is() {
     );
     assert!(stat["segments"].as_u64() >= Some(1) && stat["free_bytes"].as_u64() < stat["file_bytes"].as_u64());
     let text = on(&store, "stat {}").expect(0).text();
-    assert!(text.contains("of 16 KiB: 1 page") && text.contains("0 commits ago"), "{text}");
+    assert!(text.contains("of 16.0 KiB: 1 page") && text.contains("0 commits ago"), "{text}");
     assert_eq!(run(["stat", path(&place.join("missing"))]).expect(10).stderr.lines().count(), 3);
     for copy in [1, 2, 17, 18] {
         flip(&store, copy * 4096 + 100);
