@@ -57,13 +57,13 @@ pub use id::{
     BLOCK_BYTES, BLOCK_LENGTH, Block, CheckpointNumber, Extent, Generation, Incarnation, PageId, SizeClass, StoreId,
 };
 pub use pager::{
-    Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Readers, Savepoint,
-    Scope, Stats, Ticket, Transaction, View,
+    Access, Background, Event, Isolation, Listener, Options, PageGuard, PageMut, Pager, Pin, PinKind, Read, Readers,
+    Savepoint, Scope, Stats, Ticket, Transaction, View,
 };
 pub use reader::{ReadOnlyPager, ReaderOptions, ReaderScope, ReaderView, Refreshed, Standing, Writers};
 pub use store::{
-    CheckpointReport, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport, Severity, Share,
-    Status, VerifyLevel, VerifyReport,
+    CheckpointReport, ClassStorage, Committed, Counters, Durability, Finding, MoveReport, NewSpace, RecoveryReport,
+    Severity, Share, Status, VerifyLevel, VerifyReport,
 };
 
 /// The example of README.md, so that it compiles.

@@ -8,6 +8,7 @@
 //! | [`Scope`] | bytes for as long as a closure runs, for less |
 //! | [`Frame`] | memory for a page that nobody else sees yet |
 //! | [`MemoryBudget`] | memory for what is no page, out of the same bytes |
+//! | [`Scratch`], [`ScratchPage`] | pages that are never durable, and go to a temporary file when memory is short |
 //! | [`Swip`] | a reference that remembers where its page's descriptor is |
 //!
 //! A store is a [`PageSource`], a state of it a [`ReadState`]; the room knows nothing else of either. Published bytes
@@ -57,14 +58,15 @@
 //! # Invariants
 //!
 //! F1 to F4 in `pool.rs` (memory of frames), P1 to P9 in `protocol/` (descriptors, slots, epochs), B1 to B4 in
-//! `pages.rs` (loading and publishing), E1 to E10 in [`policy`] (eviction); and of all together:
+//! `pages.rs` (loading and publishing), X1 to X3 and T1 to T3 in `scratch/`, E1 to E10 in [`policy`] (eviction); and of
+//! all together:
 //!
 //! - **U1** The bytes charged to the budget are: frames with memory, and what is kept for each of them; OS pages of
 //!   descriptors of which one is not evicted; the policy's memory; what users reserved. They do not exceed it.
 //! - **U2** Memory that is not charged: a part of a huge page for each class in use, the threads' records, the
-//!   entries of units and of loads under way.
-//! - **U3** Nothing waits for ever: whoever finds no memory evicts, waits for loads and scopes of others as long as
-//!   there are any (ten seconds at most), and then says who holds it.
+//!   entries of units, of loads under way and of scratch pages.
+//! - **U3** Nothing waits for ever: whoever finds no memory evicts, has cold scratch pages written, waits for loads and
+//!   scopes of others as long as there are any (ten seconds at most), and then says who holds it.
 //!
 //! # Threads
 //!

@@ -83,15 +83,33 @@ impl StorePages {
     #[inline]
     pub fn page(&self, at: &impl ReadState, page: PageId) -> Result<FrameGuard> {
         let generation = at.generation();
-        match self.store.table.find(page).and_then(|descriptor| self.try_guard(descriptor, generation, page)) {
+        match self.store.table.find(page).and_then(|descriptor| self.try_guard::<true>(descriptor, generation, page)) {
             Some(guard) => Ok(guard),
             None => self.page_slowly(at, page, Arrival::Read),
         }
     }
 
+    /// As [`StorePages::page`], if that takes no loading: `None` if the page is not in memory, or is not easily had.
+    #[inline]
+    pub fn page_in_memory(&self, at: &impl ReadState, page: PageId) -> Option<FrameGuard> {
+        self.try_guard::<true>(self.store.table.find(page)?, at.generation(), page)
+    }
+
+    /// As [`StorePages::page_in_memory`], and leaves no trace: for the eviction policy the page was not read. For those
+    /// who read a page several times in a row, and then not again.
+    #[inline]
+    pub fn page_unnoticed(&self, at: &impl ReadState, page: PageId) -> Option<FrameGuard> {
+        self.try_guard::<false>(self.store.table.find(page)?, at.generation(), page)
+    }
+
     /// A guard, if the page is there as it is wanted, and the thread has a slot.
     #[inline(always)]
-    fn try_guard(&self, descriptor: &Descriptor, generation: Generation, page: PageId) -> Option<FrameGuard> {
+    fn try_guard<const TOUCH: bool>(
+        &self,
+        descriptor: &Descriptor,
+        generation: Generation,
+        page: PageId,
+    ) -> Option<FrameGuard> {
         loop {
             let word = descriptor.word();
             if !word.has_frame() {
@@ -99,7 +117,8 @@ impl StorePages {
             }
             let slot = thread::protect(word.address())?;
             light_fence();
-            match descriptor.read(generation.0) {
+            let seen = if TOUCH { descriptor.read(generation.0) } else { descriptor.find(generation.0) };
+            match seen {
                 Seen::Frame(found) if found.same_frame(word) => {
                     count_hit(thread::record(), self.hits);
                     // SAFETY: the frame was found where it is named after it was in the slot (P3, P6).
@@ -155,7 +174,7 @@ impl StorePages {
         }
         let descriptor = self.store.table.find_or_reserve(page)?;
         loop {
-            let guard = self.try_guard(descriptor, generation, page);
+            let guard = self.try_guard::<true>(descriptor, generation, page);
             if let Some(guard) = guard.or_else(|| self.try_guard_counted(descriptor, generation, page)) {
                 return Ok(guard);
             }

@@ -44,11 +44,12 @@
 //! | conflicts | `conflict.rs` |
 //! | commit | `commit.rs`, then `group.rs`; for who does not wait: `committer.rs` |
 //! | spill | `memory.rs` |
-//! | read | `read.rs`, `view.rs`, `publish.rs` |
+//! | read | `read.rs`, `view.rs`, `publish.rs`; ahead: `ahead.rs` |
 //! | who holds what | `pins.rs` |
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 
+mod ahead;
 mod bytes;
 mod commit;
 mod committer;
@@ -80,6 +81,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use ahead::Access;
 pub use conflict::Isolation;
 pub use group::Ticket;
 pub use guard::PageMut;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::{Access, Ahead};
 use super::bytes::Held;
 use super::handle::{Handle, Shared};
 use super::pins::{Expiring, PinKind, Registered};
@@ -13,7 +14,7 @@ use crate::buffer::{self, ReadState};
 use crate::error::{Error, Result};
 use crate::format::CodecId;
 use crate::id::{Generation, Incarnation, PageId, SizeClass};
-use crate::store::{Pinned, Share, State, add_page, storage};
+use crate::store::{ClassStorage, Pinned, Share, State, add_page, storage, storage_of_classes};
 
 /// A committed state that stays as it is while this lives. Owned: it can be cloned, kept, and sent to other threads;
 /// reading it waits for nobody, and nobody waits for it. It takes no memory for pages that changed since, but what it
@@ -23,6 +24,7 @@ pub struct View {
     hold: Hold,
     name: Name,
     registered: Registered,
+    ahead: Ahead,
     handle: Arc<Handle>,
 }
 
@@ -45,7 +47,7 @@ impl View {
     pub(super) fn new(handle: Arc<Handle>, pinned: Pinned) -> Self {
         let name = Name::of(&pinned);
         let registered = handle.shared.pins.register(PinKind::View, name.generation, None);
-        Self { hold: Hold::AsLongAsItLives(pinned), name, registered, handle }
+        Self { hold: Hold::AsLongAsItLives(pinned), name, registered, ahead: Ahead::new(Access::Normal), handle }
     }
 
     pub(super) fn with_deadline(handle: Arc<Handle>, pinned: Pinned, limit: Duration) -> Self {
@@ -53,7 +55,7 @@ impl View {
         let name = Name::of(&pinned);
         let expiring = Arc::new(Expiring::new(pinned, deadline));
         let registered = handle.shared.pins.register(PinKind::View, name.generation, Some(&expiring));
-        Self { hold: Hold::Until(expiring), name, registered, handle }
+        Self { hold: Hold::Until(expiring), name, registered, ahead: Ahead::new(Access::Normal), handle }
     }
 
     /// The incarnation that made the state: with the generation, its name for ever.
@@ -77,6 +79,29 @@ impl View {
     /// `Closed`; `Io`, `Corrupt` while reading the maps.
     pub fn storage(&self) -> Result<BTreeMap<CodecId, Share>> {
         self.reading(|at| storage(&at.shared.nodes, &at.state.maps[..]))
+    }
+
+    /// Says how pages are going to be read by [`page`](Read::page) through this view, in whatever thread. Clones that are
+    /// made later begin with the same.
+    pub fn advise(&self, access: Access) {
+        self.ahead.advise(access);
+    }
+
+    /// Begins to load those of the pages that are not in memory, many at a time, and returns. A hint: pages that do not
+    /// exist, or for which there is no memory to spare, are left out.
+    ///
+    /// # Errors
+    /// `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn prefetch(&self, pages: &[PageId]) -> Result<()> {
+        self.reading(|at| at.shared.pages.prefetch(&at, pages))
+    }
+
+    /// How many pages of each class there are, and what they take on disk. Reads the page maps, whole, and no page.
+    ///
+    /// # Errors
+    /// `Closed`; `Io`, `Corrupt` while reading the maps.
+    pub fn classes(&self) -> Result<Vec<ClassStorage>> {
+        self.reading(|at| storage_of_classes(&at.shared.nodes, &at.state.maps[..]))
     }
 
     /// What one page takes on disk, by how it is stored: each chunk of a page above 1 MiB by itself.
@@ -123,14 +148,20 @@ impl Clone for View {
             Hold::Until(expiring) => Some(expiring),
         };
         let registered = self.shared().pins.register(PinKind::View, self.name.generation, expiring);
-        Self { hold: self.hold.clone(), name: self.name.clone(), registered, handle: Arc::clone(&self.handle) }
+        Self {
+            hold: self.hold.clone(),
+            name: self.name.clone(),
+            registered,
+            ahead: Ahead::new(self.ahead.access()),
+            handle: Arc::clone(&self.handle),
+        }
     }
 }
 
 impl Read for View {
     #[inline]
     fn page(&self, page: PageId) -> Result<PageGuard> {
-        self.reading(|at| Ok(PageGuard::new(page, Held::Guard(at.page(page)?))))
+        self.reading(|at| Ok(PageGuard::new(page, Held::Guard(self.ahead.page(&at, page)?))))
     }
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {

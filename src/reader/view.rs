@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::id::{Block, CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
 use crate::pager::Read;
 use crate::pager::read::{PageGuard, check_range, next_committed, parts};
-use crate::store::{PageReader, Pinned};
+use crate::store::{ClassStorage, PageReader, Pinned, storage_of_classes};
 
 /// A committed state that stays as it is while this lives, whatever writers and refreshes do. Owned: it can be cloned,
 /// kept, and sent to other threads. What it needs is not used again while it lives, so views kept for long let the file
@@ -63,6 +63,15 @@ impl ReaderView {
         let shared = self.shared();
         shared.check_process()?;
         shared.frames.pages().scope(&self.at(), |frames| read(&ReaderScope { view: self, frames }))
+    }
+
+    /// How many pages of each class there are, and what they take on disk. Reads the page maps, whole, and no page.
+    ///
+    /// # Errors
+    /// `Forked`; `Io`, `Corrupt` while reading the maps.
+    pub fn classes(&self) -> Result<Vec<ClassStorage>> {
+        self.shared().check_process()?;
+        storage_of_classes(&self.shared().nodes, &self.pinned.maps[..])
     }
 
     fn at(&self) -> At<'_> {

@@ -86,7 +86,7 @@ pub use sabotage::Sabotage;
 pub use settings::{Entropy, MakeStrategy, NewSpace, SeededEntropy, Settings, SystemEntropy};
 pub use spill::{Reserved, Spilled};
 pub use state::{Listed, Maps, Pinned, Published, State};
-pub use storage::{Share, add_page, storage};
+pub use storage::{ClassStorage, Share, add_page, storage, storage_of_classes};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
 use crate::disk::Disk;

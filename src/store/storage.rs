@@ -58,6 +58,45 @@ pub fn add_page(
     Ok(())
 }
 
+/// The pages of one size class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassStorage {
+    /// The class.
+    pub class: SizeClass,
+    /// How many pages are allocated.
+    pub pages: u64,
+    /// The bytes that they have for their users.
+    pub page_bytes: u64,
+    /// The bytes of the blocks that they take: less, where they are zero, sparse or compressed.
+    pub stored_bytes: u64,
+}
+
+/// What the pages of each class in use take that `maps` (one a size class, from the smallest) lead to. The maps are
+/// read, whole; the pages are not.
+///
+/// # Errors
+/// `Io`, `Corrupt` while reading the maps.
+pub fn storage_of_classes(nodes: &Nodes, maps: &[Tree]) -> Result<Vec<ClassStorage>> {
+    let mut classes = Vec::new();
+    for (class, map) in SizeClass::all().zip(maps) {
+        let mut of_class = ClassStorage { class, pages: 0, page_bytes: 0, stored_bytes: 0 };
+        let mut result = Ok(());
+        map.visit(nodes, 0, |index, pointer| {
+            let Some(page) = PageId::new(class, index) else { return ControlFlow::Continue(()) };
+            let mut shares = BTreeMap::new();
+            result = add_page(nodes, page, pointer, &mut shares);
+            of_class.pages += 1;
+            of_class.page_bytes += class.page_bytes();
+            of_class.stored_bytes += shares.values().map(|share| share.stored_bytes).sum::<u64>();
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        result?;
+        classes.extend((of_class.pages > 0).then_some(of_class));
+    }
+    Ok(classes)
+}
+
 /// What all pages store that `maps` (one a size class, from the smallest) lead to. The maps are read, whole; the pages
 /// are not.
 ///

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{cat, check, completions, create, export, import, info, inspect, ls, man, readers, stress};
+use crate::commands::{cat, check, completions, create, export, import, info, inspect, ls, man, readers, stat, stress};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::{Format, Output, When};
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Cat(cat::Arguments),
     Inspect(inspect::Arguments),
     Readers(readers::Arguments),
+    Stat(stat::Arguments),
     Stress(stress::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -68,6 +69,7 @@ impl Command {
             Self::Cat(arguments) => arguments.run(output),
             Self::Inspect(arguments) => arguments.run(output),
             Self::Readers(arguments) => arguments.run(output),
+            Self::Stat(arguments) => arguments.run(output),
             Self::Stress(arguments) => arguments.run(output),
             Self::Completions(arguments) => arguments.run(output),
             Self::Man(arguments) => arguments.run(output),

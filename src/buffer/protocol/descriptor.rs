@@ -121,6 +121,18 @@ impl Descriptor {
     /// going to compare.
     #[inline(always)]
     pub(in super::super) fn read(&self, generation: u64) -> Seen {
+        let seen = self.find(generation);
+        if let Seen::Frame(found) = seen
+            && !found.is_touched()
+        {
+            self.touch(found);
+        }
+        seen
+    }
+
+    /// As [`Descriptor::read`], of which the policy is not to hear.
+    #[inline(always)]
+    pub(in super::super) fn find(&self, generation: u64) -> Seen {
         loop {
             let first = self.word();
             if !first.has_frame() {
@@ -133,9 +145,6 @@ impl Descriptor {
             }
             if found > generation {
                 return Seen::Newer;
-            }
-            if !first.is_touched() {
-                self.touch(first);
             }
             return Seen::Frame(first);
         }

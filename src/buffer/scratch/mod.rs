@@ -8,7 +8,8 @@
 //! - **X1** A borrowed page stays in memory.
 //! - **X2** A page that could not be written stays in memory, one that could not be read back stays in the file: an error
 //!   loses nothing.
-//! - **X3** No lock is held during input and output, or while memory is waited for. Whoever moves a page waits for no
+//! - **X3** No lock is held while pages are written or read back, or memory is waited for (the file's is while space goes
+//!   back to the file system). Whoever moves a page waits for no
 //!   other that is moving.
 
 mod file;

@@ -332,6 +332,27 @@ fn a_swip_reaches_its_page_before_and_after_it_was_followed_evicted_and_publishe
 }
 
 #[test]
+fn what_is_read_unnoticed_is_the_first_to_go() {
+    let (manager, source, pages) = with_pages(2 << 20, &[12], 1000);
+    let state = source.state();
+    let read = |index| check(page(12, index), Generation(1), &pages.page(&state, page(12, index)).unwrap());
+    assert!(pages.page_unnoticed(&state, page(12, 0)).is_none() && pages.page_in_memory(&state, page(12, 0)).is_none());
+    (0..400).for_each(read);
+    for _ in 0..3 {
+        for index in 0..200 {
+            check(page(12, index), Generation(1), &pages.page_unnoticed(&state, page(12, index)).unwrap());
+            check(page(12, 200 + index), Generation(1), &pages.page_in_memory(&state, page(12, 200 + index)).unwrap());
+        }
+    }
+    (400..600).for_each(read);
+    let left = |range: std::ops::Range<u64>| {
+        range.filter(|index| pages.page_unnoticed(&state, page(12, *index)).is_some()).count()
+    };
+    assert_eq!(left(200..400), 200);
+    assert!(left(0..200) < 120, "{} {:?}", left(0..200), manager.stats());
+}
+
+#[test]
 fn pages_read_ahead_are_there_or_on_their_way() {
     let (manager, source, pages) = with_pages(4 << 20, &[12], 2000);
     let state = source.state();

@@ -11,6 +11,7 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod readers;
+pub(crate) mod stat;
 pub(crate) mod stress;
 
 use serde::Serialize;

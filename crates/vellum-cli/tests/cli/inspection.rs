@@ -64,6 +64,33 @@ fn info_and_inspect_show_what_is_left_of_a_damaged_store() {
 }
 
 #[test]
+fn stat_counts_pages_by_class_and_says_how_old_the_checkpoint_is() {
+    let place = Place::new();
+    let store = store_with_one_file(&place);
+    let stat = &on(&store, "stat {} --json").expect(0).json()[0];
+    let classes = stat["classes"].as_array().unwrap();
+    let file = classes.iter().find(|class| class["class_bytes"] == 16_384).unwrap();
+    assert_eq!((&file["pages"], &file["page_bytes"]), (&1.into(), &16_384.into()));
+    let sum = |part: &str| classes.iter().map(|class| class[part].as_u64().unwrap()).sum::<u64>();
+    for part in ["pages", "page_bytes", "stored_bytes"] {
+        assert_eq!(stat[part], sum(part), "{part}");
+    }
+    assert!(stat["stored_bytes"].as_u64() >= Some(4096) && stat["stored_bytes"].as_u64() < stat["file_bytes"].as_u64());
+    assert_eq!(
+        (&stat["checkpoint_lag"], &stat["snapshots"], &stat["readers"]),
+        (&0.into(), &Value::Array(vec![]), &Value::Array(vec![]))
+    );
+    assert!(stat["segments"].as_u64() >= Some(1) && stat["free_bytes"].as_u64() < stat["file_bytes"].as_u64());
+    let text = on(&store, "stat {}").expect(0).text();
+    assert!(text.contains("of 16 KiB: 1 page") && text.contains("0 commits ago"), "{text}");
+    assert_eq!(run(["stat", path(&place.join("missing"))]).expect(10).stderr.lines().count(), 3);
+    for copy in [1, 2, 17, 18] {
+        flip(&store, copy * 4096 + 100);
+    }
+    on(&store, "stat {}").expect(4);
+}
+
+#[test]
 fn every_command_speaks_json() {
     let place = Place::new();
     let store = store_with_one_file(&place);

@@ -1,0 +1,142 @@
+//! Reading ahead for views that go through pages in order, and what users say of how they will read.
+//!
+//! Order shows in misses: pages that are in memory cost one look at a number that changes rarely, and write nothing. When
+//! several misses in a row go up, the next pages are loaded ahead; when the one in the middle of those is read, the next
+//! ones. Which pages are next, the page map says: ids may have gaps.
+//!
+//! - **R1** It is a guess: what threads that share a view do to each other's guesses costs a page read in vain, or not
+//!   read ahead. No error comes of it.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::read::At;
+use crate::buffer::FrameGuard;
+use crate::error::Result;
+use crate::id::PageId;
+
+/// Loaded ahead at once: so many bytes,
+const WINDOW_BYTES: u64 = 1 << 20;
+/// and no more pages than these.
+const WINDOW_PAGES: u64 = 64;
+/// Misses that go up before it is believed.
+const RUN: u32 = 3;
+/// How far apart pages in order may be.
+const GAP: u64 = 16;
+/// No page.
+const NONE: u64 = u64::MAX;
+
+/// How pages are going to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Access {
+    /// It is not known: pages are loaded ahead if they turn out to be read in order.
+    #[default]
+    Normal = 0,
+    /// In no order: nothing is loaded ahead.
+    Random = 1,
+    /// From lower to higher ids: the next ones are loaded ahead from the first miss on.
+    Sequential = 2,
+    /// As `Sequential`, and no page again when the next one has come: that it is read several times in between does not
+    /// make it worth keeping, so that a scan leaves in memory what others read.
+    Once = 3,
+}
+
+/// What a view knows of how it is read.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    access: AtomicU8,
+    /// The page at which the next ones are loaded.
+    due: AtomicU64,
+    /// The index after the last one that was loaded ahead.
+    end: AtomicU64,
+    /// The last page that was not in memory, and how many before it went up to it.
+    missed: AtomicU64,
+    run: AtomicU32,
+}
+
+impl Ahead {
+    pub(super) fn new(access: Access) -> Self {
+        Self {
+            access: AtomicU8::new(access as u8),
+            due: AtomicU64::new(NONE),
+            end: AtomicU64::new(0),
+            missed: AtomicU64::new(NONE),
+            run: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn advise(&self, access: Access) {
+        self.access.store(access as u8, Ordering::Relaxed);
+        self.due.store(NONE, Ordering::Relaxed);
+    }
+
+    pub(super) fn access(&self) -> Access {
+        match self.access.load(Ordering::Relaxed) {
+            1 => Access::Random,
+            2 => Access::Sequential,
+            3 => Access::Once,
+            _ => Access::Normal,
+        }
+    }
+
+    /// The page, and perhaps those that come next.
+    #[inline]
+    pub(super) fn page(&self, at: &At<'_>, page: PageId) -> Result<FrameGuard> {
+        let pages = &at.shared.pages;
+        if self.due.load(Ordering::Relaxed) == page.to_u64() {
+            self.load(at, page, self.end.load(Ordering::Relaxed).max(page.index() + 1));
+        }
+        let is_once = self.access.load(Ordering::Relaxed) == Access::Once as u8;
+        let found = if is_once { pages.page_unnoticed(at, page) } else { pages.page_in_memory(at, page) };
+        match found {
+            Some(guard) => Ok(guard),
+            None => self.page_slowly(at, page),
+        }
+    }
+
+    #[cold]
+    fn page_slowly(&self, at: &At<'_>, page: PageId) -> Result<FrameGuard> {
+        if self.is_in_order(page) {
+            self.load(at, page, page.index() + 1);
+        }
+        at.page(page)
+    }
+
+    /// The page was not in memory. Whether the next ones are wanted.
+    fn is_in_order(&self, page: PageId) -> bool {
+        let access = self.access();
+        if access == Access::Random {
+            return false;
+        }
+        let last = self.missed.swap(page.to_u64(), Ordering::Relaxed);
+        let is_next = PageId::from_u64(last)
+            .is_some_and(|last| last.class() == page.class() && page.index().wrapping_sub(last.index()) <= GAP);
+        let run = if is_next { self.run.load(Ordering::Relaxed).saturating_add(1) } else { 1 };
+        self.run.store(run, Ordering::Relaxed);
+        matches!(access, Access::Sequential | Access::Once) || run >= RUN
+    }
+
+    /// Loads pages from index `from` on, while `page` is read.
+    fn load(&self, at: &At<'_>, page: PageId, from: u64) {
+        self.due.store(NONE, Ordering::Relaxed);
+        let class = page.class();
+        let count = (WINDOW_BYTES / class.page_bytes()).min(WINDOW_PAGES) as usize;
+        if count < 2 {
+            return;
+        }
+        let mut next = Vec::with_capacity(count);
+        let walked = at.state.maps[class.index()].visit(&at.shared.nodes, from, |index, _| {
+            next.extend(PageId::new(class, index));
+            if next.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        // Whoever reads the pages meets the same errors, and is told.
+        if walked.is_err() || at.shared.pages.prefetch(at, &next).is_err() {
+            return;
+        }
+        if let (Some(middle), Some(last)) = (next.get(next.len() / 2), next.last()) {
+            self.end.store(last.index() + 1, Ordering::Relaxed);
+            self.due.store(middle.to_u64(), Ordering::Relaxed);
+        }
+    }
+}
