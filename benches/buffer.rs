@@ -214,15 +214,14 @@ fn resident(sizes: &Sizes) {
     let same = page(12, 5);
     let by_scope_same = |steps: usize| {
         for _ in 0..steps / 8 {
-            ok(pages.scope(&at, |scope| {
-                (0..8).try_for_each(|_| scope.page(same).map(|bytes| drop(black_box(word(bytes)))))
-            }));
+            ok(pages
+                .scope(&at, |scope| (0..8).try_for_each(|_| scope.page(same).map(|bytes| _ = black_box(word(bytes))))));
         }
     };
-    let by_guard_same = |steps: usize| (0..steps).for_each(|_| drop(black_box(word(&ok(pages.page(&at, same))))));
+    let by_guard_same = |steps: usize| (0..steps).for_each(|_| _ = black_box(word(&ok(pages.page(&at, same)))));
     let kinds: [(&str, &(dyn Fn(u64) + Sync)); 4] = [
-        ("scope", &|start| drop(black_box(by_scope(start, steps, 8)))),
-        ("guard", &|start| drop(black_box(by_guard(start, steps)))),
+        ("scope", &|start| _ = black_box(by_scope(start, steps, 8))),
+        ("guard", &|start| _ = black_box(by_guard(start, steps))),
         ("scope-same-page", &|_| by_scope_same(16 * steps)),
         ("guard-same-page", &|_| by_guard_same(16 * steps)),
     ];
@@ -336,7 +335,7 @@ fn larger(sizes: &Sizes, class: u8) {
 /// One thread: batches of 64 that are prefetched, and pages one by one.
 fn ahead(sizes: &Sizes, pages: &StorePages, count: u64) {
     let at = At { pages: count };
-    let read = |page: PageId| drop(black_box(ok(pages.page(&at, page))[0]));
+    let read = |page: PageId| _ = black_box(ok(pages.page(&at, page))[0]);
     let mut ratios = Vec::new();
     let mut last = (0.0, 0.0);
     for _ in 0..sizes.rounds {

@@ -227,7 +227,7 @@ fn speed(pages: &[Vec<u8>], choice: Compression) -> (f64, f64, f64) {
     let mut target = vec![0; pages[0].len()];
     for _ in 0..9 {
         let start = Instant::now();
-        pages.iter().for_each(|page| drop(black_box(choice.encode(page, &mut scratch))));
+        pages.iter().for_each(|page| _ = black_box(choice.encode(page, &mut scratch)));
         encode.push(start.elapsed());
         let start = Instant::now();
         for stored in encoded.iter().filter(|stored| !stored.is_empty()) {

@@ -124,7 +124,8 @@ fn main() {
         "64 threads, the hot page, serial (commits/s)",
         "1 thread, 1 page a commit (commits/s)",
     ];
-    let work: [(usize, f64, &(dyn Fn(&mut Random) + Sync)); 6] = [
+    type Work<'a> = &'a (dyn Fn(&mut Random) + Sync);
+    let work: [(usize, f64, Work<'_>); 6] = [
         (1, 64.0, &|random| commit(&pager, random, 64, false)),
         (THREADS, 1.0, &|random| commit(&pager, random, 1, true)),
         (THREADS, 1.0, &|random| commit(&pager, random, 1, false)),

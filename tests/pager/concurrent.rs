@@ -193,9 +193,10 @@ fn a_serializable_transaction_is_refused_for_what_it_has_read() {
     let pager = with_pages(3, &inline());
     let serializable = || pager.begin_concurrent(Isolation::Serializable).unwrap();
     // The header, a page that is not there yet, which pages there are, a part of a page.
-    let reads: [(&dyn Fn(&Transaction), &dyn Fn(&Transaction)); 4] = [
+    type Step<'a> = &'a dyn Fn(&Transaction);
+    let reads: [(Step<'_>, Step<'_>); 4] = [
         (&|t| drop(t.header()), &|t| t.set_header(b"x").unwrap()),
-        (&|t| assert!(t.page_ids(SMALL).count() >= 3), &|t| drop(t.allocate(SMALL).unwrap())),
+        (&|t| assert!(t.page_ids(SMALL).count() >= 3), &|t| _ = t.allocate(SMALL).unwrap()),
         (&|t| assert!(t.page_ids(SMALL).count() >= 3), &|t| t.free(page(2)).unwrap()),
         (&|t| t.read_at(page(0), 5, &mut [0]).unwrap(), &|t| t.write_at(page(0), 0, b"x").unwrap()),
     ];

@@ -560,14 +560,16 @@ fn lz4(stored: &[u8], limit: usize) -> Option<Vec<u8>> {
     let mut rest = stored.iter().copied();
     let length = |nibble: u8, rest: &mut dyn Iterator<Item = u8>| {
         let mut length = usize::from(nibble);
-        while nibble == 15 {
+        if nibble < 15 {
+            return Some(length);
+        }
+        loop {
             let more = rest.next()?;
             length += usize::from(more);
             if more < 255 {
-                break;
+                return Some(length);
             }
         }
-        Some(length)
     };
     while let Some(token) = rest.next() {
         let literals = length(token >> 4, &mut rest)?;

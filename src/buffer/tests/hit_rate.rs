@@ -58,7 +58,12 @@ fn managed(accesses: &[u64], pages_in_all: u64, by_scope: bool) -> (f64, usize) 
     for (at, access) in accesses.iter().enumerate() {
         let id = page(12, *access);
         match by_scope {
-            true => pages.scope(&state, |scope| Ok(check(id, Generation(1), scope.page(id)?))).unwrap(),
+            true => pages
+                .scope(&state, |scope| {
+                    check(id, Generation(1), scope.page(id)?);
+                    Ok(())
+                })
+                .unwrap(),
             false => check(id, Generation(1), &pages.page(&state, id).unwrap()),
         }
         if at > accesses.len() / 10 && at % 997 == 0 {

@@ -10,7 +10,10 @@ fn a_page_is_loaded_once_and_then_found() {
         for index in 0..10 {
             check(page(12, index), Generation(1), &pages.page(&state, page(12, index)).unwrap());
             pages
-                .scope(&state, |scope| Ok(check(page(12, index), Generation(1), scope.page(page(12, index))?)))
+                .scope(&state, |scope| {
+                    check(page(12, index), Generation(1), scope.page(page(12, index))?);
+                    Ok(())
+                })
                 .unwrap();
         }
     }
@@ -49,7 +52,12 @@ fn a_view_sees_its_generation_whatever_was_published_since() {
                 let page = page(12, index);
                 let birth = state.birth(page).unwrap();
                 check(page, birth, &pages.page(state, page).unwrap());
-                pages.scope(state, |scope| Ok(check(page, birth, scope.page(page)?))).unwrap();
+                pages
+                    .scope(state, |scope| {
+                        check(page, birth, scope.page(page)?);
+                        Ok(())
+                    })
+                    .unwrap();
             }
         }
     }
@@ -119,7 +127,10 @@ fn a_scope_that_needs_more_than_the_budget_fails_and_smaller_ones_go_on() {
     let state = source.state();
     let sum_of = |count| {
         pages.scope(&state, |scope| {
-            (0..count).try_for_each(|index| Ok(check(page(14, index), Generation(1), scope.page(page(14, index))?)))
+            (0..count).try_for_each(|index| {
+                check(page(14, index), Generation(1), scope.page(page(14, index))?);
+                Ok(())
+            })
         })
     };
     assert!(matches!(sum_of(100), Err(Error::BudgetExhausted { .. })));
@@ -136,7 +147,10 @@ fn a_scope_runs_again_even_if_the_error_is_swallowed_and_scopes_nest() {
         .scope(&state, |outer| {
             let outside = outer.page(page(12, 4))?;
             for index in 5..90 {
-                pages.scope(&state, |inner| Ok(check(page(12, index), Generation(1), inner.page(page(12, index))?)))?;
+                pages.scope(&state, |inner| {
+                    check(page(12, index), Generation(1), inner.page(page(12, index))?);
+                    Ok(())
+                })?;
             }
             let guard = pages.page(&state, page(12, 91))?;
             check(page(12, 91), Generation(1), &guard);
@@ -287,15 +301,30 @@ fn a_swip_reaches_its_page_before_and_after_it_was_followed_evicted_and_publishe
         for (index, swip) in swips.iter().enumerate() {
             let id = page(12, index as u64);
             assert_eq!(swip.page(&pages).unwrap(), id);
-            pages.scope(&state, |scope| Ok(check(id, Generation(1), scope.follow(swip)?))).unwrap();
+            pages
+                .scope(&state, |scope| {
+                    check(id, Generation(1), scope.follow(swip)?);
+                    Ok(())
+                })
+                .unwrap();
             assert!(swip.is_swizzled());
             assert_eq!(swip.page(&pages).unwrap(), id);
             pages.page(&state, page(16, index as u64)).unwrap();
         }
     }
     let new = source.commit(&manager, &pages, &[(page(12, 0), Some(true)), (page(12, 1), None)]);
-    pages.scope(&new, |scope| Ok(check(page(12, 0), new.generation, scope.follow(&swips[0])?))).unwrap();
-    pages.scope(&state, |scope| Ok(check(page(12, 0), Generation(1), scope.follow(&swips[0])?))).unwrap();
+    pages
+        .scope(&new, |scope| {
+            check(page(12, 0), new.generation, scope.follow(&swips[0])?);
+            Ok(())
+        })
+        .unwrap();
+    pages
+        .scope(&state, |scope| {
+            check(page(12, 0), Generation(1), scope.follow(&swips[0])?);
+            Ok(())
+        })
+        .unwrap();
     assert!(matches!(pages.scope(&new, |scope| Ok(scope.follow(&swips[1])?[0])), Err(Error::PageNotFound { .. })));
     // In another store: an error, or a page of that one.
     let other = manager.attach(Arc::clone(&source) as Arc<dyn PageSource>).unwrap();

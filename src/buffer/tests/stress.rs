@@ -35,7 +35,12 @@ fn storm(budget: usize, classes: &[u8], count: u64, readers: usize, commits: u64
                             check(page, birth, &guard.clone());
                             kept.lock().unwrap().push((page, birth, guard));
                         }
-                        _ => pages.scope(&state, |scope| Ok(check(page, birth, scope.page(page)?))).unwrap(),
+                        _ => pages
+                            .scope(&state, |scope| {
+                                check(page, birth, scope.page(page)?);
+                                Ok(())
+                            })
+                            .unwrap(),
                     }
                     if guards.len() > 6 {
                         guards.drain(..).for_each(|(page, birth, guard)| check(page, birth, &guard));
