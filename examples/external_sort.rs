@@ -23,21 +23,21 @@ const TIMES: usize = 4;
 
 /// What a sort came to.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// Sorted, in bytes.
-    pub data_bytes: u64,
+    pub(crate) data_bytes: u64,
     /// The budget.
-    pub budget_bytes: usize,
+    pub(crate) budget_bytes: usize,
     /// The most of it that was seen taken.
-    pub peak_bytes: usize,
+    pub(crate) peak_bytes: usize,
     /// Written to the temporary file.
-    pub spilled_bytes: u64,
+    pub(crate) spilled_bytes: u64,
     /// Read back from it.
-    pub read_back_bytes: u64,
+    pub(crate) read_back_bytes: u64,
     /// Runs that were merged.
-    pub runs: usize,
+    pub(crate) runs: usize,
     /// What the sort took.
-    pub time: Duration,
+    pub(crate) time: Duration,
 }
 
 /// The same numbers every time (SplitMix64).
@@ -107,7 +107,7 @@ impl Run {
 }
 
 /// Sorts `TIMES` times the budget of made-up records, with its temporary file in `folder`.
-pub fn sort(budget_bytes: usize, folder: PathBuf) -> Result<Report, Error> {
+pub(crate) fn sort(budget_bytes: usize, folder: PathBuf) -> Result<Report, Error> {
     let manager = BufferManager::new(budget_bytes)?;
     let data_bytes = (budget_bytes * TIMES / RECORD_BYTES * RECORD_BYTES) as u64;
     let scratch = manager.scratch(&ScratchOptions { folder, limit_bytes: 2 * data_bytes })?;
