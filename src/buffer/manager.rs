@@ -167,7 +167,7 @@ impl Inner {
                     return Ok(());
                 }
                 room = self.room();
-                if is_freed {
+                if is_freed && began.elapsed() < LONG_PATIENCE {
                     continue;
                 }
             } else if is_taken {

@@ -17,6 +17,8 @@ use crate::id::PageId;
 
 /// Loaded ahead at once: so many bytes,
 const WINDOW_BYTES: u64 = 1 << 20;
+/// no more than this part of the budget,
+const BUDGET_PART: u64 = 16;
 /// and no more pages than these.
 const WINDOW_PAGES: u64 = 64;
 /// Misses that go up before it is believed.
@@ -97,10 +99,17 @@ impl Ahead {
 
     #[cold]
     fn page_slowly(&self, at: &At<'_>, page: PageId) -> Result<FrameGuard> {
-        if self.is_in_order(page) {
+        if !self.is_on_its_way(page) && self.is_in_order(page) {
             self.load(at, page, page.index() + 1);
         }
         at.page(page)
+    }
+
+    /// Whether the page is among those that were loaded ahead last, or between them.
+    fn is_on_its_way(&self, page: PageId) -> bool {
+        let before_end = self.end.load(Ordering::Relaxed).wrapping_sub(page.index());
+        let is_due = PageId::from_u64(self.due.load(Ordering::Relaxed)).is_some_and(|due| due.class() == page.class());
+        is_due && (1..=WINDOW_PAGES * GAP).contains(&before_end)
     }
 
     /// The page was not in memory. Whether the next ones are wanted.
@@ -121,7 +130,8 @@ impl Ahead {
     fn load(&self, at: &At<'_>, page: PageId, from: u64) {
         self.due.store(NONE, Ordering::Relaxed);
         let class = page.class();
-        let count = (WINDOW_BYTES / class.page_bytes()).min(WINDOW_PAGES) as usize;
+        let bytes = WINDOW_BYTES.min(at.shared.manager.budget().limit_bytes() as u64 / BUDGET_PART);
+        let count = (bytes / class.page_bytes()).min(WINDOW_PAGES) as usize;
         if count < 2 {
             return;
         }
