@@ -160,6 +160,15 @@ impl StorePages {
         }
     }
 
+    /// A guard of the newest version that was published of a page, if it is in memory. The page does not count as wanted
+    /// for this.
+    pub fn newest_resident(&self, page: PageId) -> Option<FrameGuard> {
+        let newest = Generation(u64::MAX);
+        let descriptor = self.store.table.find(page)?;
+        let guard = self.try_guard::<false>(descriptor, newest, page);
+        guard.or_else(|| self.try_guard_counted(descriptor, newest, page))
+    }
+
     /// A guard, whatever it takes.
     #[cold]
     pub(super) fn page_slowly(&self, at: &impl ReadState, page: PageId, arrival: Arrival) -> Result<FrameGuard> {

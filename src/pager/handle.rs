@@ -105,6 +105,7 @@ impl Shared {
         let pages = manager.attach(Arc::clone(&source) as _)?;
         let publisher = Arc::new(Publisher::new(pages.clone(), source));
         store.set_publish_hook(Arc::clone(&publisher) as _);
+        store.set_stored_pages(Arc::clone(&publisher) as _);
         let maintenance = Maintenance::default();
         let core = Core {
             store,

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::format::{BlockPointer, CodecId};
 use crate::id::PageId;
 use crate::map::Nodes;
-use crate::store::{PageReader, Publication, PublishHook, Published, read_page};
+use crate::store::{PageReader, Publication, PublishHook, Published, StoredBytes, StoredPages, read_page};
 
 /// How the buffer reads the store.
 #[derive(Debug)]
@@ -97,6 +97,16 @@ impl PublishHook for Publisher {
             }
         });
         self.pages.publish_keeping(publication.generation, &mut changes);
+    }
+}
+
+impl StoredPages for Publisher {
+    /// What is in memory are the bytes of the page: of a raw one they are what is stored.
+    fn stored(&self, page: PageId, pointer: &BlockPointer) -> Option<StoredBytes> {
+        if pointer.codec != CodecId::RAW || pointer.is_indirect() {
+            return None;
+        }
+        Some(Box::new(self.pages.newest_resident(page)?))
     }
 }
 

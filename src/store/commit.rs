@@ -345,13 +345,6 @@ impl Store {
             hook.publish(&Publication::new(generation, entries, chunks));
         }
         self.show(&Applied { generation, incarnation, entries, blob }, sets)?;
-        if let Some(pages) = &self.stored_pages {
-            for entry in entries {
-                if let Entry::Set { old, .. } | Entry::Move { old, .. } | Entry::Dead { old } = entry {
-                    pages.superseded(old);
-                }
-            }
-        }
         self.counters.commits += 1;
         Ok(Committed { generation, incarnation })
     }

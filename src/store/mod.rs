@@ -77,7 +77,7 @@ pub use encoded::Encoded;
 pub use follow::{Changed, FollowLimit, Followed, Follower, store_id};
 pub use growth::GrowthJob;
 pub use medium::Medium;
-pub use moves::StoredPages;
+pub use moves::{StoredBytes, StoredPages};
 pub use publish::{ChunkUpdate, PageUpdate, Publication, PublishHook};
 pub use read::{PageReader, read_page, read_part};
 pub use recovery::RecoveryReport;

@@ -23,15 +23,12 @@ const READ_BLOCKS: u64 = 256;
 
 /// Pages in memory, as they are stored.
 pub trait StoredPages: Send + Sync + std::fmt::Debug {
-    /// The stored bytes behind `pointer`, if they are in memory.
-    fn stored(&self, pointer: &BlockPointer) -> Option<Arc<[u8]>>;
-
-    /// The same bytes are behind this pointer now.
-    fn moved(&self, pointer: &BlockPointer, stored: &Arc<[u8]>);
-
-    /// The newest state does not lead there any more; only views may ask for it.
-    fn superseded(&self, pointer: &BlockPointer);
+    /// The stored bytes of a page, if they are in memory: of its newest version, which lies at `pointer`.
+    fn stored(&self, page: PageId, pointer: &BlockPointer) -> Option<StoredBytes>;
 }
+
+/// Bytes that somebody keeps as they are.
+pub type StoredBytes = Box<dyn AsRef<[u8]>>;
 
 impl Store {
     /// Moves pages to other places in one commit. A page that is not allocated, is chunked, zero, or reached by a
@@ -97,10 +94,10 @@ impl Store {
         durability: Durability,
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
-        let mut stored = Vec::with_capacity(moving.len());
+        let mut stored: Vec<StoredBytes> = Vec::with_capacity(moving.len());
         let mut ahead = ReadAhead { buffer: AlignedBuffer::zeroed(0), extent: Extent::default() };
         for (index, (page, pointer)) in moving.iter().enumerate() {
-            let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(pointer)) {
+            let bytes = match self.stored_pages.as_ref().and_then(|pages| pages.stored(*page, pointer)) {
                 Some(stored) => stored,
                 None => ahead.bytes(&self.medium, *page, pointer, &moving[index..])?,
             };
@@ -108,7 +105,7 @@ impl Store {
         }
         let with_pointers = stored.iter().zip(moving);
         let mut units: Vec<Unit<'_>> =
-            with_pointers.map(|(bytes, (_, pointer))| Unit::new(&bytes[..], Some(pointer.checksum))).collect();
+            with_pointers.map(|(bytes, (_, pointer))| Unit::new((**bytes).as_ref(), Some(pointer.checksum))).collect();
         let mut left: u64 = units.iter().map(Unit::blocks).sum();
         let mut free = Extent::default();
         for unit in &mut units {
@@ -144,13 +141,6 @@ impl Store {
         let pages = RecordPages { behind: &[], sealed: &sealed, flights };
         self.append(&draft, plan, pages, generation, durability)?;
         self.counters.moved_bytes += units.iter().map(|unit| u64::from(unit.stored_length())).sum::<u64>();
-        if let Some(pages) = &self.stored_pages {
-            for (entry, bytes) in entries.iter().zip(&stored) {
-                if let Entry::Move { new, .. } = entry {
-                    pages.moved(new, bytes);
-                }
-            }
-        }
         self.committed(&entries, &[], generation, sets, &[])
     }
 
@@ -175,7 +165,7 @@ impl ReadAhead {
         page: PageId,
         pointer: &BlockPointer,
         following: &[(PageId, BlockPointer)],
-    ) -> Result<Arc<[u8]>> {
+    ) -> Result<StoredBytes> {
         let wanted = pointer.extent();
         if wanted.start < self.extent.start || wanted.end() > self.extent.end() {
             self.fill(medium, page, pointer, following)?;
@@ -186,7 +176,7 @@ impl ReadAhead {
         if found != pointer.checksum {
             return Err(damage(medium, page, pointer, Fault::Checksum { expected: pointer.checksum, found }));
         }
-        Ok(Arc::from(stored))
+        Ok(Box::new(Vec::from(stored)))
     }
 
     /// Reads up to the end of what follows close behind.
