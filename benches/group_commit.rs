@@ -144,8 +144,8 @@ fn main() {
     for (name, median) in names.iter().zip(&medians) {
         println!("| {name} | {median:.0} |");
     }
-    goal("64 threads of one page against one thread of 64", medians[1] / medians[0], 0.5);
-    goal("64 threads on a hot page against one", medians[4] / medians[3], 5.0);
+    goal("64-threads-of-one-page-against-one-of-64-pages", medians[1] / medians[0], 0.5);
+    goal("64-threads-on-a-hot-page-against-one", medians[4] / medians[3], 5.0);
     drop(pager);
     std::fs::remove_dir_all(&folder).unwrap();
 }
