@@ -331,7 +331,7 @@ fn beside_checkpoints(folder: &Path, pages: u64) {
 fn main() {
     // `cargo test` runs benchmarks too, in a size that only shows that they work.
     let small = !std::env::args().any(|argument| argument == "--bench");
-    let pages = if small { 4096 } else { 131_072 };
+    let pages = if small { 16_384 } else { 131_072 };
     let folder = folder();
     let mut floor = Floor::new(&folder.join("floor"), if small { 16 << 20 } else { 256 << 20 });
     if std::env::var_os("VELLUM_BENCH_CORE_ONLY").is_some() {

@@ -44,7 +44,26 @@ fn histories(sabotage: Option<Sabotage>, seeds: std::ops::Range<u64>) -> Result<
     Ok(())
 }
 
+/// Deferred commits, and a checkpoint that folds them, of which no record says that they were durable; then others that
+/// want their blocks, and the checkpoint's superblock is lost.
+fn anchoring(sabotage: Option<Sabotage>) -> Result<(), String> {
+    let settings = Settings { sabotage, in_log_blocks: 0, ..tiny_and_reusing() };
+    let mut history = History::create(settings.clone(), 3).map_err(|error| error.to_string())?;
+    let pages = || vec![(12, 0), (12, 1)];
+    let before = [Step::Write(pages()), Step::Checkpoint, Step::WriteDeferred(pages()), Step::WriteDeferred(pages())];
+    let after = (0..6).map(|_| Step::WriteDeferred(pages()));
+    for step in before.into_iter().chain([Step::Checkpoint]).chain(after) {
+        history.step(&step).map_err(|error| format!("{step:?}: {error}"))?;
+    }
+    let mut points = history.disk.take_crash_points();
+    points.push(history.disk.crash_point());
+    let mut explorer = Explorer::new(Tear::Never, 200, 1);
+    explorer.lose_superblock_every = 1;
+    explorer.explore("anchoring", &points, &history.model, &settings).map_err(|failure| failure.message)
+}
+
 /// A history that ends with acknowledged commits in the log.
+
 fn short_history(settings: &Settings) -> History {
     let mut history = History::create(settings.clone(), 3).unwrap();
     for step in [
@@ -215,6 +234,7 @@ fn caught(sabotage: Option<Sabotage>) -> Option<String> {
     attempt("read errors", &|| read_errors(sabotage))
         .or_else(|| attempt("a rotten record", &|| rotten_record(sabotage)))
         .or_else(|| attempt("failed syncs", &|| failed_sync(sabotage)))
+        .or_else(|| attempt("anchoring", &|| anchoring(sabotage)))
         // A rule that is kept is tried less often than one that is broken must be looked for.
         .or_else(|| attempt("histories", &|| histories(sabotage, 0..if sabotage.is_some() { 300 } else { 24 })))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use vellum::disk::{Disk, Tear};
 use vellum::store::Settings;
-use vellum::testing::{Explorer, History, Step, Tally, tiny, tiny_and_reusing};
+use vellum::testing::{Explorer, History, Step, Tally, tiny};
 
 /// The operations, by the protocol they exercise.
 fn operations() -> Vec<(&'static str, Step)> {
@@ -182,28 +182,4 @@ fn spilled_pages_are_there_with_their_commit_or_leave_nothing_behind() {
     }
     println!("spill: {}", explorer.total());
     assert!(explorer.total().states > 5_000);
-}
-
-/// What a deferred commit wrote is dead with the next one, and a checkpoint folds both. If its blocks were used again
-/// before a record says that both were durable, the loss of the newest superblock would lose them.
-#[test]
-fn a_checkpoint_does_not_anchor_what_the_older_superblock_must_verify() {
-    let mut explorer = Explorer::new(Tear::Every512, 2_000, 0);
-    explorer.lose_superblock_every = 1;
-    let settings = Settings { in_log_blocks: 0, ..tiny_and_reusing() };
-    let mut history = History::create(settings.clone(), 1).unwrap();
-    for step in [
-        Step::Write(vec![(12, 0), (13, 0)]),
-        Step::WriteDeferred(vec![(12, 0), (13, 0)]),
-        Step::Write(vec![(12, 0), (13, 0)]),
-        Step::Checkpoint,
-        Step::Write(vec![(12, 1), (13, 1), (12, 2)]),
-        Step::Write(vec![(12, 0), (13, 0), (12, 3)]),
-    ] {
-        history.step(&step).unwrap();
-    }
-    let points = history.disk.take_crash_points();
-    let explored = explorer.explore("anchoring", &points, &history.model, &settings);
-    explored.unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(explorer.total().superblock_lost > 100);
 }

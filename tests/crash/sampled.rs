@@ -59,6 +59,8 @@ fn what_a_checkpoint_alone_says_to_be_durable_is_not_used_again() {
         let settings = Settings { in_log_blocks, ..tiny_and_reusing() };
         assert_eq!(fold_and_use_again(&settings), Ok(()));
     }
-    let broken = Settings { in_log_blocks: 0, sabotage: Some(Sabotage::IgnoreAnchored), ..tiny_and_reusing() };
-    assert!(fold_and_use_again(&broken).is_err(), "the rule left out goes unnoticed");
+    for sabotage in [Sabotage::IgnoreAnchored, Sabotage::FoldAnchors] {
+        let broken = Settings { in_log_blocks: 0, sabotage: Some(sabotage), ..tiny_and_reusing() };
+        assert!(fold_and_use_again(&broken).is_err(), "{sabotage:?}: the rule left out goes unnoticed");
+    }
 }
