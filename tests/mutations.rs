@@ -63,7 +63,6 @@ fn anchoring(sabotage: Option<Sabotage>) -> Result<(), String> {
 }
 
 /// A history that ends with acknowledged commits in the log.
-
 fn short_history(settings: &Settings) -> History {
     let mut history = History::create(settings.clone(), 3).unwrap();
     for step in [
