@@ -7,17 +7,19 @@ use vellum::disk::{Access, Caching, Disk, FileDisk};
 use vellum::process::Registration;
 use vellum::store::store_id;
 use vellum::{
-    Durability, Error, Generation, Options, Pager, Read, ReaderOptions, Readers, SizeClass, Standing, Writers,
+    Compression, Durability, Error, Generation, Options, Pager, Read, ReaderOptions, Readers, SizeClass, Standing,
+    Writers,
 };
 
 use crate::{SMALL, WAYS, Way, allocate, assert_full, busy, fill, open, reader};
 
 #[test]
 fn a_reader_follows_commits_and_checkpoints_and_old_views_stay() {
-    for way in WAYS {
+    let stored_as = [Compression::NONE, Compression::LZ4, Compression::ZSTD];
+    for (way, compression) in WAYS.into_iter().flat_map(|way| stored_as.map(|compression| (way, compression))) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
-        let pager = Pager::create(&path, &busy()).unwrap();
+        let pager = Pager::create(&path, &busy().compression(compression)).unwrap();
         let classes = [SMALL, SizeClass::of(64 << 10).unwrap(), SizeClass::CHUNK, SizeClass::of(2 << 20).unwrap()];
         let pages: Vec<_> = classes.iter().flat_map(|class| allocate(&pager, *class, 2)).collect();
         let reader = reader(&path, way);
@@ -43,6 +45,9 @@ fn a_reader_follows_commits_and_checkpoints_and_old_views_stay() {
             }
             kept.iter().for_each(|(view, byte)| assert_full(view, &pages, *byte));
         }
+        // Those of 4 KiB are never shorter.
+        let stored = pager.view().storage().unwrap();
+        assert_eq!(stored[&compression.codec()].units, if compression.is_none() { 10 } else { 8 });
     }
 }
 
