@@ -4,8 +4,9 @@
 //!   `synced_through` may be cut by the next open: their pages are not compared with their seals here.
 //! - **Y2** A structure that cannot be read is described, and what can be read without it is shown all the same.
 //!
-//! Callers: `info`, `inspect`.
+//! Callers: `info`, `inspect`, `stat`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use vellum::format::{
 use vellum::log::{FoundRecord, LogStart, Scanner};
 use vellum::map::{Nodes, Shape, Tree};
 use vellum::process::FileLock;
+use vellum::space::{LEAF_BLOCKS, SEGMENT_BLOCKS};
 use vellum::store::{FileState, file_state};
-use vellum::{BLOCK_BYTES, BLOCK_LENGTH, Block, Error, Generation, SizeClass};
+use vellum::{BLOCK_BYTES, BLOCK_LENGTH, Block, Error, Generation, SizeClass, Structure};
 
 /// The nodes that a look at a store keeps in memory.
 const CACHED_NODES: usize = 4096;
@@ -178,6 +180,36 @@ impl Survey {
     /// `Io`, `Corrupt`.
     pub(crate) fn catalogue_entries(&self, superblock: &Superblock) -> vellum::Result<u64> {
         count(&self.nodes(superblock), NodeKind::Catalogue, superblock.catalogue)
+    }
+
+    /// How many segments of the file are wholly free at the checkpoint. Reads the bitmap, whole.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`; beside a writer also where it has made the next checkpoints meanwhile.
+    pub(crate) fn segments_free(&self, superblock: &Superblock) -> vellum::Result<u64> {
+        // The file's last segment is none if the file ends inside of it.
+        let whole = superblock.blocks_total / u64::from(SEGMENT_BLOCKS);
+        let mut in_use = HashSet::new();
+        let nodes = self.nodes(superblock);
+        let leaves = Tree::from_root(Shape::of(NodeKind::Bitmap), superblock.bitmap);
+        let mut from = 0;
+        while let Some((leaf, pointer)) = leaves.next(&nodes, from)? {
+            from = leaf + 1;
+            if pointer.stored_length == 0 {
+                continue;
+            }
+            let bits = nodes.read_block(&pointer, Structure::Bitmap, None)?;
+            let first = leaf * u64::from(LEAF_BLOCKS / SEGMENT_BLOCKS);
+            let of_segment = bits.chunks(SEGMENT_BLOCKS as usize / 8).zip(first..);
+            in_use
+                .extend(of_segment.filter(|(bits, _)| bits.iter().any(|byte| *byte != 0)).map(|(_, segment)| segment));
+        }
+        // The bitmap has no bits for log.
+        for log in &superblock.segments {
+            let last = log.extent.end().0.saturating_sub(1);
+            in_use.extend((log.extent.start.0..=last).map(|block| block / u64::from(SEGMENT_BLOCKS)));
+        }
+        Ok(whole - in_use.iter().filter(|segment| **segment < whole).count() as u64)
     }
 }
 

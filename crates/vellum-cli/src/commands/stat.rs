@@ -37,6 +37,8 @@ struct Stat {
     /// At the newest checkpoint.
     free_bytes: u64,
     segments: u64,
+    /// Of these, those that are wholly free at the newest checkpoint; `null` if the bitmap cannot be read.
+    segments_free: Option<u64>,
     segment_bytes: u64,
     log_segments: u64,
     log_bytes: u64,
@@ -100,6 +102,7 @@ impl Arguments {
             classes,
             free_bytes: superblock.blocks_free * BLOCK_BYTES,
             segments: (superblock.blocks_total * BLOCK_BYTES).div_ceil(segment_bytes),
+            segments_free: survey.segments_free(superblock).ok(),
             segment_bytes,
             log_segments: superblock.segments.len() as u64,
             log_bytes: superblock.segments.iter().map(|segment| segment.extent.length_bytes()).sum(),
@@ -164,8 +167,9 @@ fn tell(output: &Output, stat: &Stat) -> Result<()> {
         line("", format!("of {of}: {}", held(class.pages, class.page_bytes, class.stored_bytes)))?;
     }
     let segments = counted(stat.segments, "segment");
-    let free = human_bytes(stat.free_bytes);
-    line("file", format!("{}, {segments}, {free} free at the checkpoint", human_bytes(stat.file_bytes)))?;
+    line("file", format!("{}, {segments}", human_bytes(stat.file_bytes)))?;
+    let wholly = stat.segments_free.map_or("an unknown number of segments".to_owned(), |free| counted(free, "segment"));
+    line("free", format!("{} at the checkpoint, {wholly} of it wholly", human_bytes(stat.free_bytes)))?;
     line("log", format!("{}, {}", counted(stat.log_segments, "segment"), human_bytes(stat.log_bytes)))?;
     let lag = counted(stat.checkpoint_lag, "commit");
     line("checkpoint", format!("{}, {lag} ago", stat.checkpoint))?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use vellum::{Background, Options, Pager, SizeClass};
 
 use crate::support::{Place, Random, Running, on, path, run, seed};
 
@@ -81,6 +82,7 @@ fn stat_counts_pages_by_class_and_says_how_old_the_checkpoint_is() {
         (&0.into(), &Value::Array(vec![]), &Value::Array(vec![]))
     );
     assert!(stat["segments"].as_u64() >= Some(1) && stat["free_bytes"].as_u64() < stat["file_bytes"].as_u64());
+    assert!(stat["segments_free"].as_u64() < stat["segments"].as_u64());
     let text = on(&store, "stat {}").expect(0).text();
     assert!(text.contains("of 16.0 KiB: 1 page") && text.contains("0 commits ago"), "{text}");
     assert_eq!(run(["stat", path(&place.join("missing"))]).expect(10).stderr.lines().count(), 3);
@@ -88,6 +90,37 @@ fn stat_counts_pages_by_class_and_says_how_old_the_checkpoint_is() {
         flip(&store, copy * 4096 + 100);
     }
     on(&store, "stat {}").expect(4);
+}
+
+#[test]
+fn stat_counts_segments_that_are_wholly_free() {
+    let place = Place::new();
+    let store = place.join("emptied");
+    let free = |store: &Path| on(store, "stat {} --json").expect(0).json()[0]["segments_free"].as_u64().unwrap();
+    let class = SizeClass::of(1 << 20).unwrap();
+    let pager = Pager::create(&store, &Options::new().background(Background::Inline)).unwrap();
+    let txn = pager.begin().unwrap();
+    let pages = txn.allocate_many(class, 24).unwrap();
+    pages.iter().for_each(|page| txn.overwrite(*page).unwrap().fill(7));
+    txn.commit().unwrap();
+    pager.close().unwrap();
+    let full = free(&store);
+    let pager = Pager::open(&store, &Options::new().background(Background::Inline)).unwrap();
+    let txn = pager.begin().unwrap();
+    pages.iter().for_each(|page| txn.free(*page).unwrap());
+    txn.commit().unwrap();
+    // What a checkpoint replaces is free after the next one.
+    for header in 0..3u8 {
+        let txn = pager.begin().unwrap();
+        txn.set_header(&[header]).unwrap();
+        txn.commit().unwrap();
+        pager.checkpoint().unwrap();
+    }
+    let in_memory = pager.stats().status.segments_free;
+    pager.close().unwrap();
+    let emptied = free(&store);
+    assert!(emptied >= full + 20, "{full} wholly free segments, then {emptied}");
+    assert!(emptied.abs_diff(in_memory) <= 2, "{emptied} by the file, {in_memory} by the pager");
 }
 
 #[test]
