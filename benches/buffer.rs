@@ -4,6 +4,7 @@
 //! `VELLUM_BENCH_DIR`, or the system's folder for temporary files. Without `--bench` (as `cargo test` runs it) all sizes
 //! are small, and only that it works is shown. Words after `--bench` choose sections.
 
+use std::fs::File;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,14 @@ impl PageSource for Plain {
             offset: None,
             source,
         })
+    }
+
+    fn place_of(&self, _: PageId, pointer: &BlockPointer) -> Option<(&File, u64)> {
+        Some((self.disk.file_of_blocks()?, pointer.address.offset_bytes()))
+    }
+
+    fn is_right(&self, _: PageId, _: &BlockPointer, _: &[u8]) -> bool {
+        true
     }
 }
 

@@ -317,7 +317,8 @@ fn an_index_far_away_takes_a_path_of_nodes_and_no_more() {
             store.checkpoint().unwrap();
         }
         // Every index that is not written is free, be there nodes or not.
-        let (map, nodes) = (&store.state().maps[0], store.nodes());
+        let maps = store.state().maps.get();
+        let (map, nodes) = (&maps[0], store.nodes());
         for from in
             [0, 3, 4, 166, 167, 168, 169, 399, 400, 401, 168 * 168, 168 * 168 + 5, 1 << 20, (1 << 40) - 1, 1 << 40]
         {

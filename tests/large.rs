@@ -9,7 +9,7 @@ use vellum::disk::{Disk, MemoryDisk, SimulatedDisk, Tear};
 use vellum::format::EntryKind;
 use vellum::process::NoReaders;
 use vellum::store::{
-    Changes, Content, Durability, PageChange, PageReader, SeededEntropy, Settings, State, Store, VerifyLevel,
+    Changes, Content, Durability, PageChange, PageReader, SeededEntropy, Settings, State, StateMaps, Store, VerifyLevel,
 };
 use vellum::testing::tiny;
 use vellum::{PageId, SizeClass};
@@ -84,7 +84,8 @@ fn check(store: &mut Store) {
 
 fn snapshot_state(store: &Store, name: &str) -> State {
     let state = store.state();
-    State { maps: state.listed(name).unwrap().maps.clone().unwrap(), ..(*state).clone() }
+    let maps = StateMaps::new(*state.listed(name).unwrap().maps.clone().unwrap());
+    State { maps, ..(*state).clone() }
 }
 
 #[test]

@@ -184,7 +184,7 @@ fn failed_sync(sabotage: Option<Sabotage>) -> Result<(), String> {
         let Ok(store) = open(&shared, &settings, failing) else { continue };
         let mut shown = Model::default();
         let mut pages = vellum::testing::ModelState::default();
-        for (class, map) in vellum::SizeClass::all().zip(store.state().maps.iter()) {
+        for (class, map) in vellum::SizeClass::all().zip(store.state().maps.get().iter()) {
             let mut from = 0;
             while let Some((index, _)) = map.next(store.nodes(), from).map_err(|error| error.to_string())? {
                 from = index + 1;
@@ -204,7 +204,7 @@ fn failed_sync(sabotage: Option<Sabotage>) -> Result<(), String> {
             }
             let mut found = 0;
             let reader = vellum::store::PageReader::new(store.nodes());
-            for (class, map) in vellum::SizeClass::all().zip(store.state().maps.iter()) {
+            for (class, map) in vellum::SizeClass::all().zip(store.state().maps.get().iter()) {
                 let mut from = 0;
                 while let Some((index, pointer)) = map.next(store.nodes(), from).map_err(|error| error.to_string())? {
                     from = index + 1;

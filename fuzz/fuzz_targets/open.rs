@@ -27,7 +27,7 @@ struct Input {
 /// Reads what the store shows, up to a limit.
 fn read(store: &Store) -> vellum::Result<()> {
     let (state, nodes) = (store.state(), store.nodes());
-    for (class, map) in SizeClass::all().zip(state.maps.iter()) {
+    for (class, map) in SizeClass::all().zip(state.maps.get().iter()) {
         let mut from = 0;
         for _ in 0..300 {
             let Some((index, pointer)) = map.next(nodes, from)? else { break };

@@ -108,11 +108,11 @@ pub use frame::Frame;
 pub use guard::FrameGuard;
 pub use manager::BufferManager;
 pub use pages::StorePages;
-pub use publish::{Change, Newest};
-pub use scope::Scope;
+pub use publish::{Change, ChunkChange, Newest};
+pub use scope::{Scope, Touch};
 pub use scratch::{Scratch, ScratchOptions, ScratchPage, ScratchRead, ScratchStats, ScratchWrite};
 pub use source::{PageSource, ReadState};
-pub use stats::{BufferStats, ClassStats};
+pub use stats::{BufferStats, ClassStats, PrefetchBy};
 pub use swip::Swip;
 
 /// Locks. A thread that panicked while it held the lock did so between two of its steps, each of which leaves things

@@ -89,6 +89,11 @@ impl StorePages {
         }
     }
 
+    /// The budget of the manager, of all its stores together.
+    pub fn budget_bytes(&self) -> u64 {
+        self.inner.limit() as u64
+    }
+
     /// As [`StorePages::page`], if that takes no loading: `None` if the page is not in memory, or is not easily had.
     #[inline]
     pub fn page_in_memory(&self, at: &impl ReadState, page: PageId) -> Option<FrameGuard> {
@@ -317,16 +322,25 @@ impl StorePages {
                 wait.wait().map_err(|(_, error)| error)?;
                 continue;
             }
-            let mut load = UnitLoad { pages: self, key, is_open: true };
+            let mut load = UnitLoad::resume(self, key);
             self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
             return match Filling::read(self, page, pointer, class) {
-                Ok(frame) => {
-                    load.is_open = false;
-                    Ok(self.enter_unit(key, frame, arrival))
-                }
+                Ok(frame) => Ok(load.finish(frame, arrival)),
                 Err(error) => Err(load.fail(error)),
             };
         }
+    }
+
+    /// As [`PageSource::place_of`](super::PageSource::place_of).
+    #[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
+    pub(super) fn place_of(&self, page: PageId, pointer: &BlockPointer) -> Option<(&std::fs::File, u64)> {
+        self.store.source.place_of(page, pointer)
+    }
+
+    /// As [`PageSource::is_right`](super::PageSource::is_right).
+    #[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
+    pub(super) fn is_right(&self, page: PageId, pointer: &BlockPointer, bytes: &[u8]) -> bool {
+        self.store.source.is_right(page, pointer, bytes)
     }
 
     /// Enters a frame as a unit, unless there is one already; those who wait go on. Returns a guard of either.
@@ -406,11 +420,6 @@ impl<'a> Load<'a> {
         self.ticket
     }
 
-    /// The page.
-    pub(super) fn page(&self) -> PageId {
-        self.page
-    }
-
     /// Enters the frame, and returns a guard of it; or the frame, if a publication was faster.
     pub(super) fn finish<'f>(
         &mut self,
@@ -467,13 +476,39 @@ impl Drop for Load<'_> {
 }
 
 /// A load of a unit. Dropped, it is cancelled.
-struct UnitLoad<'a> {
+pub(super) struct UnitLoad<'a> {
     pages: &'a StorePages,
     key: UnitKey,
     is_open: bool,
 }
 
-impl UnitLoad<'_> {
+impl<'a> UnitLoad<'a> {
+    /// Begins to load, if the unit is not in memory, nor on its way.
+    pub(super) fn begin(pages: &'a StorePages, key: UnitKey) -> Option<Self> {
+        let (_, mut shard) = pages.store.unit_shard(&key);
+        if shard.units.contains_key(&key) {
+            return None;
+        }
+        shard.units.insert(key, Unit::Loading(Arc::default()));
+        Some(Self::resume(pages, key))
+    }
+
+    /// The load that was begun, here or by another thread that handed it over.
+    pub(super) fn resume(pages: &'a StorePages, key: UnitKey) -> Self {
+        Self { pages, key, is_open: true }
+    }
+
+    /// Leaves the load to whoever resumes it.
+    pub(super) fn hand_over(mut self) {
+        self.is_open = false;
+    }
+
+    /// Enters the frame, and returns a guard of it.
+    pub(super) fn finish(mut self, frame: Filling<'_>, arrival: Arrival) -> FrameGuard {
+        self.is_open = false;
+        self.pages.enter_unit(self.key, frame, arrival)
+    }
+
     fn fail(&mut self, error: Error) -> Error {
         self.end(Outcome::Failed(self.key.pointer, error.copy()));
         error
@@ -529,12 +564,17 @@ impl<'a> Filling<'a> {
 
     /// Reads what lies at `pointer`.
     pub(super) fn fill(&mut self, page: PageId, pointer: &BlockPointer) -> Result<()> {
-        let (pool, name, _) = self.place();
-        let start = pool.address(name.number);
-        super::pool::take_zero(pool.meta(name.number));
+        let (start, length) = self.target();
         // SAFETY: the frame is this load's alone, and all its bytes are initialised.
-        let target = unsafe { slice::from_raw_parts_mut(start.as_ptr(), pool.frame_bytes()) };
+        let target = unsafe { slice::from_raw_parts_mut(start.as_ptr(), length) };
         self.pages.store.source.load(page, pointer, target)
+    }
+
+    /// The frame's memory, to be written.
+    pub(super) fn target(&mut self) -> (std::ptr::NonNull<u8>, usize) {
+        let (pool, name, _) = self.place();
+        super::pool::take_zero(pool.meta(name.number));
+        (pool.address(name.number), pool.frame_bytes())
     }
 
     fn place(&self) -> (&'a super::pool::Pool, FrameName, usize) {

@@ -13,7 +13,7 @@ use super::shard::Outcome;
 use super::store::leaf_charge;
 use super::units::{UnitKey, hash_page, hash_unit};
 use crate::format::BlockPointer;
-use crate::id::{Generation, PageId};
+use crate::id::{Generation, PageId, SizeClass};
 
 /// Pages that are published under one hold of the lock.
 const AT_ONCE: usize = 64;
@@ -39,7 +39,66 @@ pub struct Change {
     pub replaced: Option<BlockPointer>,
 }
 
+/// A chunk of a commit's large page.
+#[derive(Debug)]
+pub struct ChunkChange {
+    /// Where it lies from now on.
+    pub new: BlockPointer,
+    /// Its bytes, if they are in memory.
+    pub frame: Option<Frame>,
+    /// Where it was until now, if nobody asks for that any more: its frame is then free.
+    pub gone: Option<BlockPointer>,
+}
+
 impl StorePages {
+    /// Chunks that a commit stored are to be found in memory as if they had been read. Called before the commit's pages
+    /// are published. A frame that is not a chunk's of this manager counts as none.
+    pub fn publish_chunks(&self, changes: &mut dyn Iterator<Item = ChunkChange>) {
+        for ChunkChange { new, frame, gone } in changes {
+            let mut room = self.inner.room();
+            if let Some(gone) = gone {
+                self.forget_unit(&mut room, UnitKey { pointer: gone, class: SizeClass::CHUNK });
+            }
+            let usable = |frame: &Frame| frame.is_of(&self.inner) && frame.class() == SizeClass::CHUNK;
+            let unused = match frame {
+                Some(frame) if usable(&frame) && !frame.is_published() => self.publish_unit(&mut room, new, frame),
+                other => other,
+            };
+            drop(room);
+            // Not while the lock is held.
+            drop(unused);
+        }
+        self.inner.announce();
+    }
+
+    /// Enters a private frame as a unit; returns it if there is one already, or one on its way.
+    fn publish_unit(&self, room: &mut Room, pointer: BlockPointer, frame: Frame) -> Option<Frame> {
+        let key = UnitKey { pointer, class: frame.class() };
+        let (name, address) = frame.place();
+        let (number, mut shard) = self.store.unit_shard(&key);
+        let Some(pool) = self.inner.pools.get(name.class).filter(|_| !shard.units.contains_key(&key)) else {
+            return Some(frame);
+        };
+        shard.insert(key, address);
+        drop(shard);
+        let meta = pool.meta(name.number);
+        meta.owner.store(number, Ordering::Relaxed);
+        meta.store.store(self.store.number(), Ordering::Relaxed);
+        frame.hand_over();
+        room.list(&self.inner, name, Use::Unit, hash_unit(self.store.number(), &key), Arrival::Read);
+        None
+    }
+
+    /// A unit that nobody asks for any more leaves memory, as soon as no guard holds it.
+    fn forget_unit(&self, room: &mut Room, key: UnitKey) {
+        let address = self.store.unit_shard(&key).1.remove(&key);
+        if let Some((pool, number)) = address.and_then(|address| self.inner.pools.find(address)) {
+            let name = FrameName { class: pool.class(), number };
+            room.unlist_page(&self.inner, name);
+            room.retire(&self.inner, name);
+        }
+    }
+
     /// As [`StorePages::publish`]; what is replaced stays in memory for older views where the change says so.
     pub fn publish_keeping(&self, generation: Generation, changes: &mut dyn Iterator<Item = Change>) {
         let mut batch: Vec<Change> = Vec::with_capacity(AT_ONCE);

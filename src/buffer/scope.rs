@@ -9,7 +9,7 @@ use std::slice;
 use super::guard::FrameGuard;
 use super::pages::{StorePages, length_of, start_of};
 use super::policy::Arrival;
-use super::protocol::descriptor::Seen;
+use super::protocol::descriptor::{Descriptor, Seen};
 use super::source::ReadState;
 use super::stats::count_hit;
 use super::swip::Swip;
@@ -17,11 +17,21 @@ use super::thread::{self, Epoch};
 use crate::error::{Error, Result};
 use crate::id::PageId;
 
+/// Whether the eviction policy hears that a page was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// It does: what is read is worth keeping.
+    Noticed,
+    /// It does not: for those who read a page several times in a row, and then not again.
+    Unnoticed,
+}
+
 /// What a closure reads through, for the time that it runs.
 pub struct Scope<'a, S> {
     pages: &'a StorePages,
     at: &'a S,
     generation: u64,
+    touch: Touch,
     hits: u8,
     /// The page that was not in memory.
     missed: Cell<Option<PageId>>,
@@ -42,11 +52,27 @@ impl StorePages {
     ///
     /// # Errors
     /// Those of `read`, and of loading pages as [`StorePages::page`].
-    pub fn scope<S: ReadState, R>(&self, at: &S, mut read: impl FnMut(&Scope<'_, S>) -> Result<R>) -> Result<R> {
+    pub fn scope<S: ReadState, R>(&self, at: &S, read: impl FnMut(&Scope<'_, S>) -> Result<R>) -> Result<R> {
+        self.scope_with(at, Touch::Noticed, |_| {}, read)
+    }
+
+    /// As [`StorePages::scope`]; `missed` is told of each page that was not in memory before it is loaded, outside of the
+    /// scope.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scope_with<S: ReadState, R>(
+        &self,
+        at: &S,
+        touch: Touch,
+        mut missed: impl FnMut(PageId),
+        mut read: impl FnMut(&Scope<'_, S>) -> Result<R>,
+    ) -> Result<R> {
         let scope = Scope {
             pages: self,
             at,
             generation: at.generation().0,
+            touch,
             hits: self.inner.counters.number(),
             missed: Cell::new(None),
             kept: RefCell::default(),
@@ -58,6 +84,7 @@ impl StorePages {
             drop(epoch);
             // Whatever the closure made of the error.
             let Some(page) = scope.missed.take() else { return result };
+            missed(page);
             let guard = self.page_slowly(at, page, Arrival::Read)?;
             scope.kept.borrow_mut().insert(page, guard);
             scope.has_kept.set(true);
@@ -90,7 +117,7 @@ impl<S: ReadState> Scope<'_, S> {
     pub fn follow(&self, swip: &Swip) -> Result<&[u8]> {
         if !self.has_kept.get()
             && let Some(descriptor) = swip.offset().and_then(|offset| self.pages.store.table.at(offset))
-            && let Seen::Frame(word) = descriptor.read(self.generation)
+            && let Seen::Frame(word) = self.look(descriptor)
         {
             count_hit(thread::record(), self.hits);
             // SAFETY: as in `page`; the word says how long its frame is.
@@ -107,11 +134,19 @@ impl<S: ReadState> Scope<'_, S> {
         Ok(bytes)
     }
 
+    #[inline(always)]
+    fn look(&self, descriptor: &Descriptor) -> Seen {
+        match self.touch {
+            Touch::Noticed => descriptor.read(self.generation),
+            Touch::Unnoticed => descriptor.find(self.generation),
+        }
+    }
+
     /// The page by its descriptor, if it is there as it is wanted.
     #[inline(always)]
     fn page_found(&self, page: PageId) -> Option<&[u8]> {
         let descriptor = self.pages.store.table.find(page)?;
-        let Seen::Frame(word) = descriptor.read(self.generation) else { return None };
+        let Seen::Frame(word) = self.look(descriptor) else { return None };
         count_hit(thread::record(), self.hits);
         // SAFETY: found in the epoch of this closure (P3), at whose end the reference is gone: it borrows from the
         // scope, and the closure's result cannot, being one type for scopes of every lifetime.

@@ -1,6 +1,7 @@
 //! What the buffer asks of a store.
 
 use std::fmt::Debug;
+use std::fs::File;
 
 use crate::error::Result;
 use crate::format::BlockPointer;
@@ -26,6 +27,21 @@ pub trait PageSource: Send + Sync + Debug {
     /// # Errors
     /// The disk's, and `Corrupt`.
     fn load(&self, page: PageId, pointer: &BlockPointer, target: &mut [u8]) -> Result<()>;
+
+    /// Where [`PageSource::load`] would find exactly the bytes that it returns, if there is such a place: a file, of
+    /// which whole blocks can be read at this offset, a multiple of 4096, by whatever means. What was read is then shown
+    /// to [`PageSource::is_right`].
+    fn place_of(&self, page: PageId, pointer: &BlockPointer) -> Option<(&File, u64)> {
+        let _ = (page, pointer);
+        None
+    }
+
+    /// Whether `bytes` are what [`PageSource::load`] would return of `pointer`. Asked only of what was read from
+    /// [`PageSource::place_of`].
+    fn is_right(&self, page: PageId, pointer: &BlockPointer, bytes: &[u8]) -> bool {
+        let _ = (page, pointer, bytes);
+        false
+    }
 }
 
 /// A state that pages are read at: a view, what a transaction began with. It holds what it reaches: nothing of that is

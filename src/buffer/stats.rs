@@ -38,10 +38,26 @@ pub struct BufferStats {
     pub policy_bytes: u64,
     /// What users reserved.
     pub reserved_bytes: u64,
+    /// Who reads ahead.
+    pub prefetch_by: PrefetchBy,
+    /// Reads ahead that went by the ring.
+    pub ring_reads: u64,
     /// The eviction policy.
     pub policy: &'static str,
     /// By size class.
     pub classes: Vec<ClassStats>,
+}
+
+/// How pages are read ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PrefetchBy {
+    /// Each by a thread: always so without the feature `prefetch-ring`, where the system gives no ring, and until
+    /// something was read ahead that a ring can read.
+    #[default]
+    Threads,
+    /// Many by one thread, with Linux's `io_uring`; what does not lie in a file as it is (encoded pages), by threads.
+    Ring,
 }
 
 /// Numbers of one size class, in bytes.
@@ -67,6 +83,7 @@ impl BufferStats {
         let (descriptor_bytes, policy_bytes) = room.overhead_bytes();
         let mut slots = Vec::new();
         registry().in_slots(&mut slots);
+        let (prefetch_by, ring_reads) = inner.crew.by();
         let reserved: usize = super::lock(&inner.reservations).values().map(|reserved| reserved.bytes).sum();
         Self {
             budget_bytes: inner.limit() as u64,
@@ -81,6 +98,8 @@ impl BufferStats {
             descriptor_bytes: descriptor_bytes as u64,
             policy_bytes: policy_bytes as u64,
             reserved_bytes: reserved as u64,
+            prefetch_by,
+            ring_reads,
             policy: room.policy(),
             classes: SizeClass::all().filter_map(|class| ClassStats::collect(inner, room, class, &slots)).collect(),
         }

@@ -42,6 +42,15 @@ impl UnitShard {
         self.keys.insert(address, key);
     }
 
+    /// Takes out a unit that is in memory; returns its address.
+    pub(super) fn remove(&mut self, key: &UnitKey) -> Option<usize> {
+        let Some(Unit::Resident { address, .. }) = self.units.get(key) else { return None };
+        let address = *address;
+        self.keys.remove(&address);
+        self.units.remove(key);
+        Some(address)
+    }
+
     /// Whether the frame was touched since this was last asked.
     pub(super) fn cool(&mut self, address: usize) -> bool {
         match self.keys.get(&address).and_then(|key| self.units.get_mut(key)) {

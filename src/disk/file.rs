@@ -209,6 +209,10 @@ impl Disk for FileDisk {
         })
     }
 
+    fn file_of_blocks(&self) -> Option<&File> {
+        Some(self.file())
+    }
+
     fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
         self.writable()?;
         self.write_by_best_way(offset, buffers, Durable::AtSync)

@@ -40,6 +40,8 @@ mod image;
 mod memory;
 mod open;
 mod pieces;
+#[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
+mod reads;
 #[cfg(target_os = "linux")]
 mod ring;
 #[cfg(any(test, feature = "testing"))]
@@ -51,6 +53,7 @@ mod transfer;
 #[cfg(test)]
 mod writeback;
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +71,8 @@ pub use flight::InFlight;
 pub use image::Image;
 pub use memory::MemoryDisk;
 pub use open::{Access, Caching};
+#[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
+pub(crate) use reads::ReadRing;
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::SimulatedDisk;
 
@@ -138,6 +143,13 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn begin_write_at(&self, offset: u64, bytes: &Arc<AlignedBuffer>, length: usize) -> io::Result<InFlight> {
         let bytes = bytes.get(..length).ok_or(io::ErrorKind::InvalidInput)?;
         self.write_at(offset, bytes).map(|()| InFlight::landed())
+    }
+
+    /// The system's file in which the bytes lie at the same offsets, if there is one: whole blocks at a block's offset
+    /// can be read from it into memory at a multiple of 4096 by whatever means, as if by [`Disk::read_at`]. A disk that
+    /// wants to see every read has none.
+    fn file_of_blocks(&self) -> Option<&File> {
+        None
     }
 
     /// Fills `buffer` with the bytes from `offset` on.

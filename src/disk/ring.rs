@@ -144,7 +144,7 @@ fn outcome(result: i32) -> io::Result<usize> {
 }
 
 /// Whether the call would have succeeded at another moment.
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::INTR, Errno::AGAIN, Errno::BUSY].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -18,12 +18,14 @@
 
 mod compare;
 mod dirty;
+mod footprint;
 mod many;
 mod nodes;
 mod tree;
 mod write;
 
 pub use compare::{Difference, Exclusive, diff, exclusive};
+pub use footprint::Footprint;
 pub use nodes::Nodes;
 pub(crate) use nodes::PointerHasher;
 pub use tree::{Shape, Tree};

@@ -133,6 +133,20 @@ impl GrowingFile {
         Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(start), length) })
     }
 
+    /// Tells the system that the bytes of the file from `offset` on will be read: it may begin with that. What lies
+    /// beyond the mapping is left out.
+    pub fn will_need(&self, offset: u64, length: u64) {
+        let page = super::page_bytes() as u64;
+        let start = offset - offset % page;
+        let end = offset.saturating_add(length).min(self.map.len() as u64);
+        if let (true, Ok(start), Ok(length)) =
+            (start < end, usize::try_from(start), usize::try_from(end.saturating_sub(start)))
+        {
+            // A hint: without it, it is only slower.
+            let _ = self.map.advise_range(Advice::WillNeed, start, length);
+        }
+    }
+
     /// Asks how long the file is now, as far as the mapping goes.
     fn look(&self) -> Option<usize> {
         let length = usize::try_from(self.file.metadata().ok()?.len()).unwrap_or(usize::MAX).min(self.map.len());

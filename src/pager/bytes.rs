@@ -41,6 +41,11 @@ impl Bytes {
             Self::Spilled(_) => None,
         }
     }
+
+    /// Whether they are in this frame.
+    pub(super) fn is_frame(&self, frame: &Frame) -> bool {
+        self.frame().is_some_and(|own| std::ptr::eq(own.as_ptr(), frame.as_ptr()))
+    }
 }
 
 /// A unit that was written to reserved space; dropped before a commit took it over, it gives the space back.

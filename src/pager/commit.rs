@@ -71,7 +71,7 @@ impl Transaction {
 
     /// Gives the transaction its place in the order; its turn ends with that.
     fn sequence(self, durability: Durability) -> Result<Ticket> {
-        let Self { own, began, claim, turn } = self;
+        let Self { own, began, claim, ahead: _, turn } = self;
         let handle = Arc::clone(&turn.handle);
         let shared = &handle.shared;
         {
@@ -93,7 +93,8 @@ impl Transaction {
             shared.head.end_unchanged(at, claim.as_ref())?;
             return Ok(Ticket::new(handle, Standing::Nothing(name, began.pending.youngest(), durability)));
         }
-        let bytes = private.memory_bytes();
+        // What only savepoints have goes with them.
+        let bytes = private.pages_bytes();
         shared.private_bytes.fetch_add(bytes, Ordering::Relaxed);
         shared.private_bytes.fetch_sub(reported_bytes, Ordering::Relaxed);
         let (pages, header, returned) = private.into_parts();

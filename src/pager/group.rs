@@ -21,6 +21,7 @@ use super::handle::{Handle, Shared};
 use super::head::Taken;
 use super::pending::{Member, Sequence, release_alone, release_published};
 use super::private::{Candidate, Together};
+use super::publish::Frames;
 use crate::error::{Error, Result};
 use crate::store::{Committed, Durability, Pinned};
 
@@ -273,9 +274,11 @@ impl Shared {
             if own.is_some_and(|own| Arc::ptr_eq(own, &group)) {
                 // The next one begins its work before this one's members are told of theirs.
                 drop(leading);
-                return group.finish(fate);
+                group.finish(fate);
+                return self.shelve_if_due();
             }
             group.finish(fate);
+            self.shelve_if_due();
         }
     }
 
@@ -373,7 +376,7 @@ impl Shared {
             self.publisher.set_frames(together.frames());
             result = reclaimed.and_then(|()| core.store.commit(changes, durability));
         }
-        self.publisher.set_frames(Vec::new());
+        self.publisher.set_frames(Frames::default());
         let mut state = None;
         if result.is_ok() {
             if together.is_spilled() {
@@ -382,6 +385,7 @@ impl Shared {
             }
             self.indices.published(&core.store.state(), members);
             self.pins.expire();
+            self.note_old_nodes(changes.pages.len());
             core = self.after_commit(core);
         }
         self.settle(core, result.map(|committed| (committed, state)))

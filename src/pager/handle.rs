@@ -17,6 +17,7 @@ use super::maintenance::{Maintenance, Pace};
 use super::options::{Event, Options};
 use super::pins::Pins;
 use super::publish::{Publisher, Source};
+use super::shelf::Shelf;
 use super::turn::Turns;
 use crate::buffer::{BudgetReservation, BufferManager, StorePages};
 use crate::error::{Error, Result};
@@ -73,7 +74,8 @@ pub(super) struct Shared {
     /// The largest page that may be in memory as a whole.
     frame_limit_bytes: u64,
     /// Reserved space that nobody wants any more.
-    pub(super) given_back: Mutex<Vec<Reserved>>,
+    pub(super) given_back: Arc<Mutex<Vec<Reserved>>>,
+    pub(super) shelf: Shelf,
     /// The page maps' part of the budget.
     _map_memory: BudgetReservation,
     pub(super) options: Options,
@@ -137,7 +139,8 @@ impl Shared {
             private_bytes: AtomicUsize::new(0),
             private_limit_bytes: budget_bytes / 2,
             frame_limit_bytes: (budget_bytes - options.map_bytes(budget_bytes)) as u64,
-            given_back: Mutex::default(),
+            given_back: Arc::default(),
+            shelf: Shelf::default(),
             _map_memory: map_memory,
             options: options.clone(),
             recovery,

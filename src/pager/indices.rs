@@ -60,7 +60,7 @@ impl Indices {
                 match (private.origin, &private.content) {
                     (Origin::New, _) => drop(self.lock(page.class()).taken.remove(&page.index())),
                     (Origin::Committed, Content::Freed) => {
-                        let length = newest.maps[page.class().index()].length();
+                        let length = newest.maps.get()[page.class().index()].length();
                         self.lock(page.class()).freed(page.index(), length);
                     }
                     _ => {}
@@ -112,7 +112,8 @@ impl Class {
         {
             (self.cursor, self.refused) = (self.cursor.min(index), None);
         }
-        let map = &newest.maps[class.index()];
+        let maps = newest.maps.get();
+        let map = &maps[class.index()];
         let sees = |index| PageId::new(class, index).is_some_and(|page| pending.has(page).is_some());
         let mut refused = None;
         let found = map.next_free(&shared.nodes, self.cursor, |index, since| {

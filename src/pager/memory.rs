@@ -3,7 +3,8 @@
 //! - **M1** The private frames of all transactions, and what is sequenced and not yet written, are to be no more than half
 //!   of the budget. Who wants more spills its own frames first: those it has not changed for longest, to the extents
 //!   that its commit will name (`store/spill.rs`). It is the thread that uses the transaction that does so, and pages
-//!   that are open for changing are left alone: so nobody's `&mut` is written from (the borrow flags decide).
+//!   that are open for changing are left alone: so nobody's `&mut` is written from (the borrow flags decide). What only
+//!   savepoints hold is spilled in the same way, each frame once.
 //! - **M2** What is spilled is read back into memory of its own, and becomes private again when it is changed; its space
 //!   is given back when nobody refers to it any more, unless a commit took it over.
 
@@ -12,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bytes::{Bytes, Held, Spill};
 use super::handle::Shared;
-use super::private::Content;
 use super::transaction::Transaction;
 use crate::buffer::Frame;
 use crate::disk::AlignedBuffer;
@@ -136,8 +136,8 @@ impl Transaction {
         let frames: Vec<&[u8]> = victims.iter().map(|(_, frame)| &frame[..]).collect();
         let spilled = spill_units(shared, &frames)?;
         let mut inner = self.own.inner.borrow_mut();
-        for ((unit, _), spill) in victims.iter().zip(spilled) {
-            inner.private.spilled(*unit, spill);
+        for ((unit, frame), spill) in victims.iter().zip(&spilled) {
+            inner.private.spilled(*unit, frame, spill);
         }
         drop(inner);
         self.report_memory();
@@ -183,18 +183,11 @@ impl super::transaction::Inner {
             if self.borrowed.contains(page) {
                 continue;
             }
-            match &private.content {
-                Content::Whole(Bytes::Frame(frame)) => found.push((private.changed, (*page, None), frame)),
-                Content::Chunks(chunks, _) => {
-                    for (chunk, bytes) in chunks {
-                        if let Bytes::Frame(frame) = bytes {
-                            found.push((private.changed, (*page, Some(*chunk)), frame));
-                        }
-                    }
-                }
-                _ => {}
-            }
+            let frames = private.content.frames();
+            found.extend(frames.map(|(chunk, frame)| (private.changed, (*page, chunk), frame)));
         }
+        // These do not change, whether the page is open or not (V1).
+        found.extend(self.private.savepoints().frames());
         found.sort_unstable_by_key(|(changed, unit, _)| (*changed, *unit));
         let mut bytes = 0;
         let enough = |(_, _, frame): &(u64, Unit, &Frame)| {
@@ -232,6 +225,6 @@ impl Shared {
 }
 
 /// A panic while the lock is held leaves the list whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,8 +25,10 @@
 //! - **P4** After `close` nothing is written to the file, and what is read fails with `Closed`: it may be another
 //!   writer's by then.
 //! - **P5** The order of commits (`head.rs`: H1–H3), what is pending (`pending.rs`: N1–N4), claims (`conflict.rs`:
-//!   C1–C3), indices (`indices.rs`: A1–A3), private pages (`private.rs`: W1–W3), memory (`memory.rs`: M1, M2),
-//!   publication (`publish.rs`: U1, U2) and background work (`maintenance.rs`: B1–B3) have invariants of their own.
+//!   C1–C3), indices (`indices.rs`: A1–A3), private pages (`private.rs`: W1–W3), savepoints (`savepoint.rs`: V1–V3),
+//!   memory (`memory.rs`: M1, M2), publication (`publish.rs`: U1, U2), nodes of old states
+//!   (`shelf.rs`: O1–O4) and background work (`maintenance.rs`: B1–B3) have
+//!   invariants of their own.
 //!
 //! # Threads
 //! [`Pager`] and [`View`] are used by any number of threads. A [`Transaction`] is used by one at a time. The order of
@@ -39,17 +41,17 @@
 //! | --- | --- |
 //! | create, open | `open.rs` |
 //! | begin | `turn.rs`, `head.rs` |
-//! | allocate, write, free, savepoints | `transaction.rs`, `guard.rs`, `indices.rs`; what they change: `private.rs` |
+//! | allocate, write, free, savepoints | `transaction.rs`, `guard.rs`, `indices.rs`; what they change: `private.rs`, `savepoint.rs` |
 //! | what a transaction sees | `sight.rs`, `pending.rs` |
 //! | conflicts | `conflict.rs` |
 //! | commit | `commit.rs`, then `group.rs`; for who does not wait: `committer.rs` |
-//! | spill | `memory.rs` |
+//! | spill | `memory.rs`; map nodes of old states: `shelf.rs` |
 //! | read | `read.rs`, `view.rs`, `publish.rs`; ahead: `ahead.rs` |
 //! | who holds what | `pins.rs` |
 //! | checkpoints, cleaning | `maintenance.rs` |
 //! | close | `handle.rs` |
 
-mod ahead;
+pub(crate) mod ahead;
 mod bytes;
 mod commit;
 mod committer;
@@ -69,6 +71,8 @@ mod pins;
 mod private;
 mod publish;
 pub(crate) mod read;
+mod savepoint;
+mod shelf;
 mod sight;
 mod snapshots;
 mod transaction;
@@ -87,8 +91,8 @@ pub use group::Ticket;
 pub use guard::PageMut;
 pub use options::{Background, Event, Listener, Options, Readers};
 pub use pins::{Pin, PinKind};
-pub use private::Savepoint;
 pub use read::{PageGuard, Read};
+pub use savepoint::Savepoint;
 pub use transaction::Transaction;
 pub use view::{Scope, View};
 
@@ -125,6 +129,10 @@ pub struct Stats {
     pub pending_bytes: usize,
     /// Blocks of the file that hold spilled pages of open transactions.
     pub spilled_blocks: u64,
+    /// Bytes of nodes of the page maps in memory that only old states need.
+    pub old_map_bytes: usize,
+    /// Blocks of the file that hold such nodes.
+    pub shelved_blocks: u64,
     /// How many states are held: by views and their clones, and by open transactions.
     pub states_held: usize,
     /// The oldest generation held.
@@ -262,8 +270,9 @@ impl Pager {
         let shared = &self.handle.shared;
         let (states_held, oldest_held) = shared.published.held();
         let mut core = shared.lock_anyway();
+        shared.take_given_back(&mut core.store);
         let (status, counters) = (core.store.status(), core.store.counters());
-        let spilled_blocks = core.store.blocks_reserved();
+        let (reserved_blocks, shelved_blocks) = (core.store.blocks_reserved(), shared.shelved_blocks());
         drop(core);
         Stats {
             status,
@@ -271,7 +280,9 @@ impl Pager {
             buffer: shared.manager.stats(),
             dirty_bytes: shared.private_bytes.load(Ordering::Relaxed),
             pending_bytes: shared.head.pending_bytes(),
-            spilled_blocks,
+            spilled_blocks: reserved_blocks.saturating_sub(shelved_blocks),
+            old_map_bytes: shared.old_map_bytes(),
+            shelved_blocks,
             states_held,
             oldest_held,
             oldest_pin: shared.pins.list().into_iter().next(),

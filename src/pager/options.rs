@@ -159,6 +159,11 @@ impl Options {
         self.map_memory_bytes.unwrap_or(budget_bytes / 8).min(budget_bytes / 2)
     }
 
+    /// Of these, bytes for nodes that only old states hold.
+    pub(super) fn old_map_bytes(&self, budget_bytes: usize) -> usize {
+        self.map_bytes(budget_bytes) / 4
+    }
+
     /// Whose store this is, and the version of the application's own format. A store of another application is
     /// refused. The default is 0: created, the store is nobody's in particular; to be opened, any will do.
     pub fn application(mut self, id: u32, version: u32) -> Self {
@@ -265,7 +270,8 @@ impl Options {
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = self.settings.clone();
         let budget_bytes = self.manager.as_ref().map_or(self.memory_bytes, |manager| manager.budget().limit_bytes());
-        settings.cached_nodes = self.map_bytes(budget_bytes) / NODE_MEMORY_BYTES;
+        let cached_bytes = self.map_bytes(budget_bytes) - self.old_map_bytes(budget_bytes);
+        settings.cached_nodes = cached_bytes / NODE_MEMORY_BYTES;
         settings.grows_ahead = self.background == Background::Thread;
         if self.clean_target_percent > 50 {
             let reason = "more than 50 percent cannot be kept free";

@@ -1,21 +1,23 @@
-//! What a transaction has changed so far, and how savepoints undo it. Memory only.
+//! What a transaction has changed so far. Memory only.
 //!
 //! - **W1** A page has an entry if and only if the transaction allocated, wrote or freed it.
 //! - **W2** `returned` holds exactly the indices that the transaction took and gave back; they are taken again first,
 //!   lowest first.
 //! - **W3** Undoing the newest savepoint's segment gives the state that the savepoint was made in. A page is noted in a
 //!   segment once, with what it was before its first change after the savepoint. Frames are shared, not copied: who
-//!   changes one that somebody shares makes a copy first.
+//!   changes one that somebody shares makes a copy first. (`savepoint.rs`: V1 to V3.)
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::bytes::{Bytes, Spill};
 use super::memory::Unit;
 use super::pending::Member;
+use super::publish::Frames;
+use super::savepoint::{Savepoint, Savepoints};
 use crate::buffer::Frame;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::Compression;
 use crate::id::{PageId, SizeClass};
 use crate::store::{self, Changes, PageChange};
@@ -67,34 +69,16 @@ pub(super) struct PrivatePage {
     compression: Option<Compression>,
 }
 
-/// A point in a transaction that it can go back to. Dropping it gives up that possibility, and the memory it takes.
-#[derive(Debug)]
-pub struct Savepoint {
-    alive: Arc<Alive>,
-}
-
-/// Lives as long as its savepoint.
-#[derive(Debug)]
-struct Alive;
-
-/// What undoes everything since a savepoint.
-#[derive(Debug)]
-struct Segment {
-    savepoint: Weak<Alive>,
-    pages: HashMap<PageId, Option<PrivatePage>>,
-    header: Option<Option<Arc<[u8]>>>,
-}
-
 /// What a transaction has changed so far.
 #[derive(Debug, Default)]
 pub(super) struct Private {
     pages: Pages,
     /// Bytes of memory of the pages.
-    memory_bytes: usize,
+    pages_bytes: usize,
     changes: u64,
     header: Option<Arc<[u8]>>,
     returned: [BTreeSet<u64>; SizeClass::COUNT],
-    segments: Vec<Segment>,
+    savepoints: Savepoints,
     /// What was said of how pages are to be stored; savepoints do not undo it.
     compression: HashMap<PageId, Compression>,
 }
@@ -112,6 +96,10 @@ impl Private {
         self.header.as_ref()
     }
 
+    pub(super) fn savepoints(&self) -> &Savepoints {
+        &self.savepoints
+    }
+
     /// The lowest index that was taken and given back.
     pub(super) fn lowest_returned(&self, class: SizeClass) -> Option<u64> {
         self.returned[class.index()].first().copied()
@@ -119,7 +107,7 @@ impl Private {
 
     /// Sets what a page is, or with `None` makes it what it was when the transaction began.
     pub(super) fn set(&mut self, page: PageId, mut private: Option<PrivatePage>) {
-        self.note(page);
+        self.savepoints.note(page, self.pages.get(&page));
         self.changes += 1;
         if let Some(private) = &mut private {
             private.changed = self.changes;
@@ -129,11 +117,12 @@ impl Private {
 
     /// Takes a page's bytes out, so that they can be changed. Whoever takes them sets the page again.
     pub(super) fn take_whole(&mut self, page: PageId) -> Option<Bytes> {
-        self.note(page);
+        self.savepoints.note(page, self.pages.get(&page));
         let content = &mut self.pages.get_mut(&page)?.content;
         match std::mem::replace(content, Content::Zero) {
             Content::Whole(bytes) => {
-                self.memory_bytes -= bytes.memory_bytes();
+                self.pages_bytes -= bytes.memory_bytes();
+                bytes.frame().into_iter().for_each(|frame| self.savepoints.left(frame));
                 Some(bytes)
             }
             other => {
@@ -146,53 +135,45 @@ impl Private {
     /// Puts taken bytes back, as they were before.
     pub(super) fn put_back(&mut self, page: PageId, bytes: Bytes) {
         if let Some(private) = self.pages.get_mut(&page) {
-            self.memory_bytes += bytes.memory_bytes();
+            self.pages_bytes += bytes.memory_bytes();
+            bytes.frame().into_iter().for_each(|frame| self.savepoints.entered(frame));
             private.content = Content::Whole(bytes);
         }
     }
 
-    /// A page's or chunk's bytes are not in memory any more.
-    pub(super) fn spilled(&mut self, (page, chunk): Unit, spill: Arc<Spill>) {
-        let Some(private) = self.pages.get_mut(&page) else { return };
-        let bytes = match (&mut private.content, chunk) {
-            (Content::Whole(bytes), None) => bytes,
-            (Content::Chunks(chunks, _), Some(chunk)) => match chunks.get_mut(&chunk) {
-                Some(bytes) => bytes,
-                None => return,
-            },
-            _ => return,
-        };
-        self.memory_bytes -= bytes.memory_bytes();
-        *bytes = Bytes::Spilled(spill);
+    /// A page's or chunk's bytes are not in this frame any more.
+    pub(super) fn spilled(&mut self, (page, chunk): Unit, frame: &Frame, spill: &Arc<Spill>) {
+        let bytes = self.pages.get_mut(&page).and_then(|private| private.content.unit_mut(chunk));
+        // Else only savepoints have it.
+        if let Some(bytes) = bytes.filter(|bytes| bytes.is_frame(frame)) {
+            self.pages_bytes -= bytes.memory_bytes();
+            *bytes = Bytes::Spilled(Arc::clone(spill));
+        }
+        self.savepoints.spilled((page, chunk), frame, spill);
     }
 
-    /// Bytes of memory that the pages take; what only savepoints have is not counted.
+    /// Bytes of memory of everything, what only savepoints have included.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.pages_bytes + self.savepoints.memory_bytes()
+    }
+
+    /// As [`Private::memory_bytes`], of the pages.
+    pub(super) fn pages_bytes(&self) -> usize {
+        self.pages_bytes
     }
 
     pub(super) fn set_header(&mut self, header: Arc<[u8]>) {
-        self.prune();
-        if let Some(segment) = self.segments.last_mut() {
-            segment.header.get_or_insert_with(|| self.header.clone());
-        }
+        self.savepoints.note_header(self.header.as_ref());
         self.header = Some(header);
     }
 
     pub(super) fn savepoint(&mut self) -> Savepoint {
-        self.prune();
-        let alive = Arc::new(Alive);
-        let savepoint = Arc::downgrade(&alive);
-        self.segments.push(Segment { savepoint, pages: HashMap::new(), header: None });
-        Savepoint { alive }
+        self.savepoints.add()
     }
 
     /// Undoes everything since `savepoint`, which can be gone back to again; younger ones cannot.
     pub(super) fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
-        let is_it = |segment: &Segment| std::ptr::eq(segment.savepoint.as_ptr(), Arc::as_ptr(&savepoint.alive));
-        let depth = self.segments.iter().position(is_it).ok_or(Error::SavepointNotFound)?;
-        while self.segments.len() > depth {
-            let Some(segment) = self.segments.pop() else { break };
+        for segment in self.savepoints.take_to(savepoint)? {
             if let Some(header) = segment.header {
                 self.header = header;
             }
@@ -200,8 +181,6 @@ impl Private {
                 self.replace(page, private);
             }
         }
-        let savepoint = Arc::downgrade(&savepoint.alive);
-        self.segments.push(Segment { savepoint, pages: HashMap::new(), header: None });
         Ok(())
     }
 
@@ -228,39 +207,25 @@ impl Private {
         (self.pages, self.header, returned)
     }
 
-    /// Notes what a page is, if a savepoint wants to know.
-    fn note(&mut self, page: PageId) {
-        self.prune();
-        if let Some(segment) = self.segments.last_mut() {
-            segment.pages.entry(page).or_insert_with(|| self.pages.get(&page).cloned());
-        }
-    }
-
     fn replace(&mut self, page: PageId, private: Option<PrivatePage>) {
         let is_new = |private: &Option<PrivatePage>| matches!(private, Some(PrivatePage { origin: Origin::New, .. }));
         let will_be_new = is_new(&private);
-        self.memory_bytes += private.as_ref().map_or(0, PrivatePage::memory_bytes);
+        let frames_of = |private: Option<&PrivatePage>, tell: &mut dyn FnMut(&Frame)| {
+            private.into_iter().flat_map(|private| private.content.frames()).for_each(|(_, frame)| tell(frame));
+        };
+        frames_of(self.pages.get(&page), &mut |frame| self.savepoints.left(frame));
+        frames_of(private.as_ref(), &mut |frame| self.savepoints.entered(frame));
+        self.pages_bytes += private.as_ref().map_or(0, PrivatePage::memory_bytes);
         let was = match private {
             Some(private) => self.pages.insert(page, private),
             None => self.pages.remove(&page),
         };
-        self.memory_bytes -= was.as_ref().map_or(0, PrivatePage::memory_bytes);
+        self.pages_bytes -= was.as_ref().map_or(0, PrivatePage::memory_bytes);
         let returned = &mut self.returned[page.class().index()];
         match (is_new(&was), will_be_new) {
             (true, false) => drop(returned.insert(page.index())),
             (false, true) => drop(returned.remove(&page.index())),
             _ => {}
-        }
-    }
-
-    /// Merges the newest segments whose savepoints are gone into the one below: that one then undoes both.
-    fn prune(&mut self) {
-        while self.segments.last().is_some_and(|segment| segment.savepoint.strong_count() == 0) {
-            let (Some(gone), Some(below)) = (self.segments.pop(), self.segments.last_mut()) else { return };
-            for (page, private) in gone.pages {
-                below.pages.entry(page).or_insert(private);
-            }
-            below.header = below.header.take().or(gone.header);
         }
     }
 }
@@ -342,13 +307,18 @@ impl<'a> Together<'a> {
         })
     }
 
-    /// The frames of pages that are one, in rising order.
-    pub(super) fn frames(&self) -> Vec<(PageId, Frame)> {
-        let whole = |(page, content): (PageId, &Content)| match content {
-            Content::Whole(bytes) => Some((page, bytes.frame()?.clone())),
-            _ => None,
-        };
-        self.pages().filter_map(whole).collect()
+    /// What of it is in memory, to be published.
+    pub(super) fn frames(&self) -> Frames {
+        let mut frames = Frames::default();
+        for (page, content) in self.pages() {
+            for (chunk, frame) in content.frames() {
+                match chunk {
+                    None => frames.pages.push((page, frame.clone())),
+                    Some(chunk) => frames.chunks.push(((page, chunk), frame.clone())),
+                }
+            }
+        }
+        frames
     }
 
     /// What became of each page.
@@ -381,6 +351,27 @@ impl Content {
         whole.into_iter().chain(chunks.into_iter().flatten())
     }
 
+    /// Of these, those in memory, with the chunks' numbers.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (Option<u32>, &Frame)> {
+        let (whole, chunks) = match self {
+            Self::Whole(bytes) => (bytes.frame(), None),
+            Self::Chunks(chunks, _) => (None, Some(chunks)),
+            Self::Zero | Self::Freed | Self::Published => (None, None),
+        };
+        let chunks = chunks.into_iter().flatten();
+        let of_chunks = chunks.filter_map(|(number, bytes)| Some((Some(*number), bytes.frame()?)));
+        whole.into_iter().map(|frame| (None, frame)).chain(of_chunks)
+    }
+
+    /// The bytes of the page, or of a chunk of it, if it has such.
+    pub(super) fn unit_mut(&mut self, chunk: Option<u32>) -> Option<&mut Bytes> {
+        match (self, chunk) {
+            (Self::Whole(bytes), None) => Some(bytes),
+            (Self::Chunks(chunks, _), Some(chunk)) => chunks.get_mut(&chunk),
+            _ => None,
+        }
+    }
+
     /// As the core wants it.
     fn change(&self) -> PageChange<'_> {
         match self {
@@ -398,76 +389,4 @@ impl Content {
 /// The chunks' bytes, where they are.
 fn borrowed(chunks: &BTreeMap<u32, Bytes>) -> BTreeMap<u32, store::Content<'_>> {
     chunks.iter().map(|(number, bytes)| (*number, bytes.content())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::buffer::BufferManager;
-
-    fn page(index: u64) -> PageId {
-        PageId::new(SizeClass::MIN, index).unwrap()
-    }
-
-    fn new_page(byte: u8) -> Option<PrivatePage> {
-        let manager = BufferManager::new(1 << 20).unwrap();
-        let mut frame = manager.frame(SizeClass::MIN).unwrap();
-        frame.get_mut().unwrap().fill(byte);
-        Some(PrivatePage::new(Origin::New, Content::Whole(Bytes::Frame(frame))))
-    }
-
-    fn first_byte(private: &Private, index: u64) -> Option<u8> {
-        match &private.get(page(index))?.content {
-            Content::Whole(Bytes::Frame(frame)) => Some(frame[0]),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn going_back_restores_contents_allocations_and_header() {
-        let mut private = Private::default();
-        private.set(page(0), new_page(1));
-        private.set_header(Arc::from(*b"one"));
-        let first = private.savepoint();
-        private.set(page(0), new_page(2));
-        private.set(page(1), new_page(2));
-        let second = private.savepoint();
-        private.set(page(0), None);
-        private.set_header(Arc::from(*b"two"));
-        assert_eq!(private.lowest_returned(SizeClass::MIN), Some(0));
-
-        private.rollback_to(&second).unwrap();
-        assert_eq!((first_byte(&private, 0), first_byte(&private, 1)), (Some(2), Some(2)));
-        assert_eq!(private.lowest_returned(SizeClass::MIN), None);
-        private.rollback_to(&first).unwrap();
-        assert_eq!((first_byte(&private, 0), first_byte(&private, 1)), (Some(1), None));
-        assert_eq!(private.lowest_returned(SizeClass::MIN), Some(1));
-        assert_eq!(private.header().map(|header| &header[..]), Some(&b"one"[..]));
-        assert!(matches!(private.rollback_to(&second), Err(Error::SavepointNotFound)));
-        private.rollback_to(&first).unwrap();
-    }
-
-    #[test]
-    fn a_savepoint_given_up_leaves_older_ones_right_and_no_old_buffers() {
-        let mut private = Private::default();
-        private.set(page(0), new_page(0));
-        let outer = private.savepoint();
-        for byte in 1..100 {
-            let inner = private.savepoint();
-            private.set(page(0), new_page(byte));
-            drop(inner);
-        }
-        assert!(private.segments.len() <= 2, "one for `outer`, one that is about to be merged into it");
-        private.rollback_to(&outer).unwrap();
-        assert_eq!(first_byte(&private, 0), Some(0));
-        drop(outer);
-        private.set(page(0), new_page(7));
-        assert!(private.segments.is_empty());
-    }
-
-    #[test]
-    fn a_savepoint_of_another_transaction_is_refused() {
-        let savepoint = Private::default().savepoint();
-        assert!(matches!(Private::default().rollback_to(&savepoint), Err(Error::SavepointNotFound)));
-    }
 }

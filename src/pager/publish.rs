@@ -4,14 +4,17 @@
 //!   at least until the new state is visible: so the newest pointer is known from before the swap on.
 //! - **U2** Every descriptor of a commit is swapped before any view of its generation exists (the store's P2).
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::buffer::{Change, Frame, Newest, PageSource, StorePages};
+use crate::buffer::{Change, ChunkChange, Frame, Newest, PageSource, StorePages};
 use crate::error::Result;
 use crate::format::{BlockPointer, CodecId};
-use crate::id::PageId;
+use crate::id::{PageId, SizeClass};
 use crate::map::Nodes;
-use crate::store::{PageReader, Publication, PublishHook, Published, StoredBytes, StoredPages, read_page};
+use crate::store::{PageReader, Publication, PublishHook, Published, StoredBytes, StoredPages};
+use crate::store::{file_place, is_stored, read_page};
 
 /// How the buffer reads the store.
 #[derive(Debug)]
@@ -27,8 +30,17 @@ pub(super) struct Source {
 pub(super) struct Publisher {
     pages: StorePages,
     source: Arc<Source>,
-    /// Frames of the commit that is on its way, in rising order of their pages.
-    frames: Mutex<Vec<(PageId, Frame)>>,
+    /// Frames of the commit that is on its way.
+    frames: Mutex<Frames>,
+}
+
+/// Frames of a commit.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// Of pages of at most 1 MiB, in rising order.
+    pub(super) pages: Vec<(PageId, Frame)>,
+    /// Of chunks of larger ones, by number.
+    pub(super) chunks: Vec<((PageId, u32), Frame)>,
 }
 
 impl Source {
@@ -60,6 +72,14 @@ impl PageSource for Source {
         }
         read_page(self.nodes.disk().as_ref(), page, pointer, target)
     }
+
+    fn place_of(&self, page: PageId, pointer: &BlockPointer) -> Option<(&File, u64)> {
+        file_place(self.nodes.disk().as_ref(), pointer, page.class().min(SizeClass::CHUNK).page_bytes())
+    }
+
+    fn is_right(&self, _page: PageId, pointer: &BlockPointer, bytes: &[u8]) -> bool {
+        is_stored(pointer, bytes)
+    }
 }
 
 impl Publisher {
@@ -67,21 +87,23 @@ impl Publisher {
         Self { pages, source, frames: Mutex::default() }
     }
 
-    /// The frames of the next commit's pages, in rising order; they are published with it, if it happens.
-    pub(super) fn set_frames(&self, frames: Vec<(PageId, Frame)>) {
+    /// The frames of the next commit; they are published with it, if it happens.
+    pub(super) fn set_frames(&self, frames: Frames) {
         *lock(&self.frames) = frames;
     }
 }
 
 impl PublishHook for Publisher {
     fn publish(&self, publication: &Publication<'_>) {
-        let mut frames = std::mem::take(&mut *lock(&self.frames)).into_iter().peekable();
+        let Frames { pages, chunks } = std::mem::take(&mut *lock(&self.frames));
+        let mut frames = pages.into_iter().peekable();
         let mut beginning: Vec<_> =
             publication.pages().chain(publication.moves()).map(|update| (update.page, update.new)).collect();
         // They are in order but for pages of chunks, which may come last.
         beginning.sort_unstable_by_key(|(page, _)| *page);
         *lock(&self.source.beginning) = beginning;
         let is_held = self.source.published.held().0 > 0;
+        self.publish_chunks(publication, chunks, is_held);
         let mut updates: Vec<_> = publication.pages().collect();
         updates.sort_unstable_by_key(|update| update.page);
         let mut changes = updates.into_iter().map(|update| {
@@ -97,6 +119,20 @@ impl PublishHook for Publisher {
             }
         });
         self.pages.publish_keeping(publication.generation, &mut changes);
+    }
+}
+
+impl Publisher {
+    /// What was written of large pages is in memory, as small pages are. What nobody can ask for any more is not.
+    fn publish_chunks(&self, publication: &Publication<'_>, frames: Vec<((PageId, u32), Frame)>, is_held: bool) {
+        let mut frames: HashMap<(PageId, u32), Frame> = frames.into_iter().collect();
+        let mut changes = publication.chunks.iter().map(|update| ChunkChange {
+            new: update.new,
+            // Zeros have no place, and are not looked for.
+            frame: frames.remove(&(update.page, update.chunk)).filter(|_| !update.new.extent().is_empty()),
+            gone: (!is_held && !update.old.extent().is_empty()).then_some(update.old),
+        });
+        self.pages.publish_chunks(&mut changes);
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::ahead::{self, Ahead};
 use super::bytes::Held;
 use super::handle::Shared;
-use crate::buffer::{FrameGuard, ReadState};
+use crate::buffer::{ReadState, StorePages};
 use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CodecId, checksum};
@@ -118,13 +119,30 @@ impl ReadState for At<'_> {
     }
 }
 
-impl At<'_> {
-    /// The whole page.
-    #[inline]
-    pub(super) fn page(&self, page: PageId) -> Result<FrameGuard> {
-        self.shared.pages.page(self, page)
+impl ahead::Source for At<'_> {
+    fn state(&self) -> &State {
+        self.state
     }
 
+    fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    #[inline]
+    fn pages(&self) -> &StorePages {
+        &self.shared.pages
+    }
+
+    fn begin(&self, pages: &[PageId]) -> Result<()> {
+        self.shared.pages.prefetch(self, pages)
+    }
+
+    fn begin_chunks(&self, page: PageId, chunks: &[BlockPointer]) {
+        self.shared.pages.prefetch_chunks(page, chunks);
+    }
+}
+
+impl At<'_> {
     /// Whether a chunk of a page has these bytes.
     pub(super) fn chunk_equals(&self, page: PageId, chunk: u32, bytes: &[u8]) -> Result<bool> {
         let Some(pointer) = self.chunk_pointer(page, chunk)? else {
@@ -145,11 +163,11 @@ impl At<'_> {
     }
 
     /// Fills `target` with a part of a page. The caller has checked the range.
-    pub(super) fn part(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
+    pub(super) fn part(&self, ahead: &Ahead, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         if !page.class().is_chunked() {
             let start = offset as usize;
             let part = |bytes: &[u8], target: &mut [u8]| target.copy_from_slice(&bytes[start..start + target.len()]);
-            return match self.page(page) {
+            return match ahead.page(self, page) {
                 Ok(guard) => {
                     part(&guard, target);
                     Ok(())
@@ -161,7 +179,10 @@ impl At<'_> {
                 Err(error) => Err(error),
             };
         }
+        let pointer = self.pointer(page)?;
+        let last = last_chunk(offset, target.len());
         for part in parts(offset, target.len()) {
+            ahead.chunk(self, page, &pointer, part.chunk, last);
             self.part_of_chunk(page, part, &mut target[part.at..part.at + part.length])?;
         }
         Ok(())
@@ -233,6 +254,11 @@ pub(crate) fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
     })
 }
 
+/// The last chunk that a range touches.
+pub(crate) fn last_chunk(offset: u64, length: usize) -> u32 {
+    (offset.saturating_add((length as u64).saturating_sub(1)) / CHUNK_BYTES as u64) as u32
+}
+
 /// Fails if the range leaves the page.
 pub(crate) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()> {
     let length = length as u64;
@@ -244,7 +270,7 @@ pub(crate) fn check_range(page: PageId, offset: u64, length: usize) -> Result<()
 
 /// The allocated pages of a class in a state, from `from` on.
 pub(crate) fn next_committed(nodes: &Nodes, state: &State, class: SizeClass, from: u64) -> Result<Option<u64>> {
-    Ok(state.maps[class.index()].next(nodes, from)?.map(|(index, _)| index))
+    Ok(state.maps.get()[class.index()].next(nodes, from)?.map(|(index, _)| index))
 }
 
 #[cfg(test)]

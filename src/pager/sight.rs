@@ -89,7 +89,9 @@ impl Transaction {
                 }
                 Ok(Held::Frame(frame))
             }
-            Seen::Published(state) => self.shared().while_open(|| self.at(state.as_ref()).page(page).map(Held::Guard)),
+            Seen::Published(state) => {
+                self.shared().while_open(|| self.ahead.page(&self.at(state.as_ref()), page).map(Held::Guard))
+            }
         }
     }
 
@@ -163,7 +165,7 @@ impl Read for Transaction {
             }
             Seen::Changed(Content::Zero | Content::Freed | Content::Published) => target.fill(0),
             Seen::Published(state) => {
-                self.shared().while_open(|| self.at(state.as_ref()).part(page, offset, target))?;
+                self.shared().while_open(|| self.at(state.as_ref()).part(&self.ahead, page, offset, target))?;
             }
         }
         Ok(())

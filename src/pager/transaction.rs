@@ -6,14 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ahead::{Access, Ahead};
 use super::bytes::Bytes;
 use super::conflict::{Claim, Isolation};
 use super::guard::PageMut;
 use super::handle::Shared;
 use super::pending::{Pending, Sequence};
 use super::pins::{PinKind, Registered};
-use super::private::{Content, Origin, Others, Private, PrivatePage, Savepoint};
+use super::private::{Content, Origin, Others, Private, PrivatePage};
 use super::read::{CHUNK_BYTES, Part, Read, check_range, parts};
+use super::savepoint::Savepoint;
 use super::turn::Turn;
 use crate::error::{Contended, Error, Result};
 use crate::format::{Compression, HEADER_LIMIT};
@@ -33,6 +35,7 @@ pub struct Transaction {
     pub(super) began: Began,
     /// Of a concurrent transaction.
     pub(super) claim: Option<Claim>,
+    pub(super) ahead: Ahead,
     /// Given back last.
     pub(super) turn: Turn,
 }
@@ -103,7 +106,7 @@ impl Transaction {
         let registered = shared.pins.register(PinKind::Transaction, base.generation, None);
         let began = Began { base, pending, open, _registered: registered, shared: Arc::clone(shared) };
         let own = Own { inner: RefCell::default(), shared: Arc::clone(shared) };
-        Ok(Self { own, began, claim, turn })
+        Ok(Self { own, began, claim, ahead: Ahead::new(Access::Normal), turn })
     }
 
     /// Allocates a page of zeros: the lowest index of its class that is free for certain (freed by a commit that is
@@ -261,6 +264,11 @@ impl Transaction {
         self.claim(Contended::Header)?;
         self.own.inner.borrow_mut().private.set_header(bytes.into());
         Ok(())
+    }
+
+    /// Says how pages are going to be read and opened through this transaction, as far as it has not changed them.
+    pub fn advise(&self, access: Access) {
+        self.ahead.advise(access);
     }
 
     /// Claims a page without changing it, so that no other transaction changes it beside this one: what a concurrent

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ahead::{Access, Ahead};
+use super::ahead::{Access, Ahead, Due};
 use super::bytes::Held;
 use super::handle::{Handle, Shared};
 use super::pins::{Expiring, PinKind, Registered};
@@ -70,7 +70,7 @@ impl View {
     /// # Errors
     /// Those of `read`; those of reading pages.
     pub fn scope<R>(&self, mut read: impl FnMut(&Scope<'_>) -> Result<R>) -> Result<R> {
-        self.reading(|at| self.shared().pages.scope(&at, |inner| read(&Scope { inner })))
+        self.reading(|at| self.ahead.scope(&at, |inner, due| read(&Scope { inner, due })))
     }
 
     /// What the pages of the state take on disk, by how they are stored. Reads the page maps, whole, and no page.
@@ -78,11 +78,11 @@ impl View {
     /// # Errors
     /// `Closed`; `Io`, `Corrupt` while reading the maps.
     pub fn storage(&self) -> Result<BTreeMap<CodecId, Share>> {
-        self.reading(|at| storage(&at.shared.nodes, &at.state.maps[..]))
+        self.reading(|at| storage(&at.shared.nodes, &at.state.maps.get()[..]))
     }
 
-    /// Says how pages are going to be read by [`page`](Read::page) through this view, in whatever thread. Clones that are
-    /// made later begin with the same.
+    /// Says how pages are going to be read through this view, in whatever thread: by [`page`](Read::page), in
+    /// [scopes](View::scope), and in parts. Clones that are made later begin with the same.
     pub fn advise(&self, access: Access) {
         self.ahead.advise(access);
     }
@@ -101,7 +101,7 @@ impl View {
     /// # Errors
     /// `Closed`; `Io`, `Corrupt` while reading the maps.
     pub fn classes(&self) -> Result<Vec<ClassStorage>> {
-        self.reading(|at| storage_of_classes(&at.shared.nodes, &at.state.maps[..]))
+        self.reading(|at| storage_of_classes(&at.shared.nodes, &at.state.maps.get()[..]))
     }
 
     /// What one page takes on disk, by how it is stored: each chunk of a page above 1 MiB by itself.
@@ -166,7 +166,7 @@ impl Read for View {
 
     fn read_at(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         check_range(page, offset, target.len())?;
-        self.reading(|at| at.part(page, offset, target))
+        self.reading(|at| at.part(&self.ahead, page, offset, target))
     }
 
     fn contains(&self, page: PageId) -> Result<bool> {
@@ -220,6 +220,7 @@ impl Iterator for PageIds<'_> {
 /// The inside of [`View::scope`].
 pub struct Scope<'a> {
     inner: &'a buffer::Scope<'a, At<'a>>,
+    due: Due<'a>,
 }
 
 impl Scope<'_> {
@@ -230,6 +231,7 @@ impl Scope<'_> {
     /// can fail with, [`View::scope`] returns.
     #[inline]
     pub fn page(&self, page: PageId) -> Result<&[u8]> {
+        self.due.note(page);
         self.inner.page(page)
     }
 }

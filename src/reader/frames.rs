@@ -1,13 +1,16 @@
 //! Pages in frames of a buffer manager.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Shared;
 use crate::buffer::{BufferManager, FrameGuard, Newest, PageSource, ReadState, StorePages};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CodecId};
 use crate::id::{Generation, PageId, SizeClass};
 use crate::map::Nodes;
-use crate::store::{PageReader, Pinned, State, read_page};
+use crate::pager::ahead;
+use crate::store::{PageReader, Pinned, State, file_place, is_stored, read_page};
 
 /// A reader's pages in the buffer.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ struct Source {
 #[derive(Debug)]
 pub(super) struct At<'a> {
     pub(super) state: &'a Pinned,
-    pub(super) nodes: &'a Nodes,
+    pub(super) shared: &'a Shared,
 }
 
 impl ReadState for At<'_> {
@@ -37,8 +40,42 @@ impl ReadState for At<'_> {
     }
 
     fn pointer(&self, page: PageId) -> Result<BlockPointer> {
-        let pointer = self.state.pointer(self.nodes, page)?;
+        let pointer = self.state.pointer(&self.shared.nodes, page)?;
         if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
+    }
+}
+
+impl ahead::Source for At<'_> {
+    fn state(&self) -> &State {
+        self.state
+    }
+
+    fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    #[inline]
+    fn pages(&self) -> &StorePages {
+        &self.shared.frames.pages
+    }
+
+    /// What is mapped is read by the system; what is not right there, by whoever meets it.
+    fn begin(&self, pages: &[PageId]) -> Result<()> {
+        let Some(mapped) = &self.shared.mapped else { return self.pages().prefetch(self, pages) };
+        for page in pages {
+            match self.pointer(*page) {
+                Err(Error::PageNotFound { .. }) => {}
+                pointer => mapped.will_need(&pointer?),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_chunks(&self, page: PageId, chunks: &[BlockPointer]) {
+        match &self.shared.mapped {
+            Some(mapped) => chunks.iter().for_each(|chunk| mapped.will_need(chunk)),
+            None => self.pages().prefetch_chunks(page, chunks),
+        }
     }
 }
 
@@ -53,6 +90,14 @@ impl PageSource for Source {
             true => PageReader::new(&self.nodes).read(page, pointer, 0, target),
             false => read_page(self.nodes.disk().as_ref(), page, pointer, target),
         }
+    }
+
+    fn place_of(&self, page: PageId, pointer: &BlockPointer) -> Option<(&File, u64)> {
+        file_place(self.nodes.disk().as_ref(), pointer, page.class().min(SizeClass::CHUNK).page_bytes())
+    }
+
+    fn is_right(&self, _page: PageId, pointer: &BlockPointer, bytes: &[u8]) -> bool {
+        is_stored(pointer, bytes)
     }
 }
 

@@ -71,6 +71,14 @@ impl Mapped {
         Some(bytes)
     }
 
+    /// What lies at `pointer` is going to be read: the system may begin with that.
+    pub(super) fn will_need(&self, pointer: &BlockPointer) {
+        let extent = pointer.extent();
+        if !extent.is_empty() {
+            self.file.will_need(extent.start.offset_bytes(), extent.length_bytes());
+        }
+    }
+
     /// Keeps the place of a page that was verified, as the trees of the state of `asked` say.
     pub(super) fn remember(&self, page: PageId, pointer: &BlockPointer, asked: Generation) {
         // What was moved has been in its place for less time than its birth says.

@@ -5,21 +5,29 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::frames::At;
-use crate::buffer::{ReadState, Scope};
+use crate::buffer::{FrameGuard, ReadState, Scope};
 use crate::error::Result;
 use crate::id::{Block, CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
-use crate::pager::Read;
-use crate::pager::read::{PageGuard, check_range, next_committed, parts};
+use crate::pager::ahead::{Ahead, Due, Source};
+use crate::pager::read::{PageGuard, check_range, last_chunk, next_committed, parts};
+use crate::pager::{Access, Read};
 use crate::store::{ClassStorage, PageReader, Pinned, storage_of_classes};
 
 /// A committed state that stays as it is while this lives, whatever writers and refreshes do. Owned: it can be cloned,
 /// kept, and sent to other threads. What it needs is not used again while it lives, so views kept for long let the file
 /// grow.
-#[derive(Clone)]
 pub struct ReaderView {
     /// Let go before `leave`, which says so.
     pinned: Pinned,
     leave: Leave,
+    ahead: Ahead,
+}
+
+impl Clone for ReaderView {
+    fn clone(&self) -> Self {
+        let (pinned, leave) = (self.pinned.clone(), self.leave.clone());
+        Self { pinned, leave, ahead: Ahead::new(self.ahead.access()) }
+    }
 }
 
 /// Says what is still held when a view is gone.
@@ -42,7 +50,7 @@ impl Drop for Leave {
 impl ReaderView {
     pub(super) fn new(shared: Arc<Shared>, pinned: Pinned) -> Self {
         let (base, generation) = (pinned.base, pinned.generation);
-        Self { pinned, leave: Leave { shared, base, generation } }
+        Self { pinned, leave: Leave { shared, base, generation }, ahead: Ahead::new(Access::Normal) }
     }
 
     fn shared(&self) -> &Shared {
@@ -62,7 +70,23 @@ impl ReaderView {
     pub fn scope<R>(&self, mut read: impl FnMut(&ReaderScope<'_>) -> Result<R>) -> Result<R> {
         let shared = self.shared();
         shared.check_process()?;
-        shared.frames.pages().scope(&self.at(), |frames| read(&ReaderScope { view: self, frames }))
+        self.ahead.scope(&self.at(), |frames, due| read(&ReaderScope { view: self, frames, due }))
+    }
+
+    /// Says how pages are going to be read through this view, in whatever thread. Clones that are made later begin with
+    /// the same. Of a mapped file the system is asked to read ahead; what it keeps is its own choice.
+    pub fn advise(&self, access: Access) {
+        self.ahead.advise(access);
+    }
+
+    /// Begins to load those of the pages that are not in memory, many at a time, and returns. A hint: pages that do not
+    /// exist, or for which there is no memory to spare, are left out.
+    ///
+    /// # Errors
+    /// `Forked`; `Io`, `Corrupt` while reading the maps.
+    pub fn prefetch(&self, pages: &[PageId]) -> Result<()> {
+        self.shared().check_process()?;
+        self.at().begin(pages)
     }
 
     /// How many pages of each class there are, and what they take on disk. Reads the page maps, whole, and no page.
@@ -71,11 +95,11 @@ impl ReaderView {
     /// `Forked`; `Io`, `Corrupt` while reading the maps.
     pub fn classes(&self) -> Result<Vec<ClassStorage>> {
         self.shared().check_process()?;
-        storage_of_classes(&self.shared().nodes, &self.pinned.maps[..])
+        storage_of_classes(&self.shared().nodes, &self.pinned.maps.get()[..])
     }
 
     fn at(&self) -> At<'_> {
-        At { state: &self.pinned, nodes: &self.shared().nodes }
+        At { state: &self.pinned, shared: self.shared() }
     }
 
     /// Where the page lies in the map, if it is known to be right there.
@@ -96,7 +120,9 @@ impl ReaderView {
         let Some(mapped) = self.shared().mapped.as_ref().filter(|_| !page.class().is_chunked()) else {
             return Ok(None);
         };
-        let pointer = self.at().pointer(page)?;
+        let at = self.at();
+        let pointer = at.pointer(page)?;
+        self.ahead.missed(&at, page);
         let bytes = mapped.verified(page, &pointer);
         if bytes.is_some() {
             mapped.remember(page, &pointer, self.pinned.generation);
@@ -104,10 +130,22 @@ impl ReaderView {
         Ok(bytes.map(|bytes| (pointer.address, bytes)))
     }
 
+    /// The page in a frame. Of what is not right in the map, nothing is read ahead.
+    #[inline]
+    fn in_frame(&self, page: PageId) -> Result<FrameGuard> {
+        match self.shared().mapped {
+            Some(_) => self.shared().frames.pages().page(&self.at(), page),
+            None => self.ahead.page(&self.at(), page),
+        }
+    }
+
     fn read_chunks(&self, page: PageId, offset: u64, target: &mut [u8]) -> Result<()> {
         let shared = self.shared();
-        let pointer = self.at().pointer(page)?;
+        let at = self.at();
+        let pointer = at.pointer(page)?;
+        let last = last_chunk(offset, target.len());
         for part in parts(offset, target.len()) {
+            self.ahead.chunk(&at, page, &pointer, part.chunk, last);
             let target = &mut target[part.at..part.at + part.length];
             let range = part.start..part.start + part.length;
             let chunk = PageReader::new(&shared.nodes).chunk(page, &pointer, part.chunk)?;
@@ -133,7 +171,7 @@ impl Read for ReaderView {
         }
         match self.found_in_map(page)? {
             Some((block, _)) => Ok(lent(block)),
-            None => Ok(PageGuard::lent(page, Arc::new(self.shared().frames.pages().page(&self.at(), page)?))),
+            None => Ok(PageGuard::lent(page, Arc::new(self.in_frame(page)?))),
         }
     }
 
@@ -150,7 +188,7 @@ impl Read for ReaderView {
         }
         match self.found_in_map(page)? {
             Some((_, bytes)) => target.copy_from_slice(&bytes[range]),
-            None => target.copy_from_slice(&self.shared().frames.pages().page(&self.at(), page)?[range]),
+            None => target.copy_from_slice(&self.in_frame(page)?[range]),
         }
         Ok(())
     }
@@ -199,6 +237,7 @@ impl AsRef<[u8]> for Lent {
 pub struct ReaderScope<'a> {
     view: &'a ReaderView,
     frames: &'a Scope<'a, At<'a>>,
+    due: Due<'a>,
 }
 
 impl ReaderScope<'_> {
@@ -210,7 +249,10 @@ impl ReaderScope<'_> {
     pub fn page(&self, page: PageId) -> Result<&[u8]> {
         match self.view.in_map(page) {
             Some(bytes) => Ok(bytes),
-            None if self.view.shared().mapped.is_none() => self.frames.page(page),
+            None if self.view.shared().mapped.is_none() => {
+                self.due.note(page);
+                self.frames.page(page)
+            }
             None => match self.view.found_in_map(page)? {
                 Some((_, bytes)) => Ok(bytes),
                 None => self.frames.page(page),

@@ -255,7 +255,7 @@ impl State {
         sets: &[(PageId, BlockPointer)],
         listing: Listing<'_>,
     ) -> usize {
-        let created = set_all(&mut self.maps, sets);
+        let created = set_all(self.maps.get_mut(), sets);
         self.generation = record.generation;
         self.incarnation = record.incarnation;
         if let Some(header) = listing.header {
@@ -267,7 +267,7 @@ impl State {
             for mut entry in listing.added {
                 entry.generation = record.generation;
                 entry.incarnation = record.incarnation;
-                let maps = (entry.kind == EntryKind::Snapshot).then(|| self.maps.clone());
+                let maps = (entry.kind == EntryKind::Snapshot).then(|| Box::new((*self.maps.get()).clone()));
                 entry.header = if maps.is_some() { self.header.to_vec() } else { Vec::new() };
                 catalogue.push(Arc::new(Listed { entry, maps }));
             }

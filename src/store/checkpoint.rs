@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::append::SPARES_NEEDED;
 use super::apply::{body_entry, set_all};
 use super::commit::Prepared;
+use super::held::StateMaps;
 use super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::state::Listed;
 use super::{Maps, Medium, OnDisk, Running, State, Store, reuse};
@@ -360,7 +361,7 @@ impl Store {
             .filter_map(|listed| listed.maps.as_deref())
             .collect();
         let mut dead = Vec::new();
-        let maps = write_all(&mut writer, &state.maps, |class, replaced| {
+        let maps = write_all(&mut writer, &state.maps.get(), |class, replaced| {
             for node in replaced {
                 let mut owned = false;
                 for owner in &owners {
@@ -624,7 +625,7 @@ impl Store {
                 here.filter(|listed| listed.maps.is_some()).for_each(|listed| listed.maps = Some(maps.clone()));
             }
             listed.extend(newer.into_iter().map(Arc::new));
-            state.maps = maps;
+            state.maps = StateMaps::new(*maps);
             state.base = number;
             state.catalogue = Arc::new(listed);
         });
@@ -656,11 +657,12 @@ impl Store {
     fn rebase_synced_state(&mut self) {
         let mut state = (*self.published.state()).clone();
         let Some(old) = self.synced_state.take() else { return };
-        state.maps = Box::new(std::array::from_fn(|index| {
+        let of_fold: Maps = std::array::from_fn(|index| {
             Tree::from_root(Shape::map(SizeClass::from_index(index)), self.folded.maps[index])
-        }));
+        });
+        state.maps = StateMaps::new(of_fold);
         for note in self.notes.iter().filter(|note| note.generation <= old.generation) {
-            set_all(&mut state.maps, &note.sets);
+            set_all(state.maps.get_mut(), &note.sets);
         }
         let catalogue = old.catalogue.iter().map(|old| {
             let newer = state.catalogue.iter().find(|newer| newer.entry.id == old.entry.id);

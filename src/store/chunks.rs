@@ -55,7 +55,7 @@ impl Store {
                 None => BlockPointer::zero(generation),
             };
             tree.set((*chunk).into(), new);
-            updates.push(ChunkUpdate { page: page.page, chunk: *chunk, new });
+            updates.push(ChunkUpdate { page: page.page, chunk: *chunk, old, new });
             if new.stored_length > 0 {
                 entries.push(Entry::Stored { page: page.page, new });
             }

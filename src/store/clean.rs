@@ -163,8 +163,8 @@ impl Store {
     /// Looks at some more positions of the maps. An error ends the walk: the next begins anew.
     fn walk_piece(&mut self, cleaner: &mut Cleaner) -> Result<()> {
         let Some(mut walk) = cleaner.walk.take() else { return Ok(()) };
-        let state = self.state();
-        let positions: u64 = state.maps[..SizeClass::CHUNK.index()].iter().map(|map| map.length()).sum();
+        let maps = self.state().maps.get();
+        let positions: u64 = maps[..SizeClass::CHUNK.index()].iter().map(|map| map.length()).sum();
         // Done when half of those that are ready are left; with none ready there is nothing else to do.
         let mut left = match cleaner.ready.len() as u64 {
             0 => PIECE_POSITIONS,
@@ -174,7 +174,7 @@ impl Store {
         while left > 0 && walk.class < SizeClass::CHUNK.index() {
             let class = SizeClass::from_index(walk.class);
             let (victims, numbers) = (&mut walk.victims, &walk.numbers);
-            let stopped = state.maps[walk.class].visit(&self.nodes, walk.position, |position, pointer| {
+            let stopped = maps[walk.class].visit(&self.nodes, walk.position, |position, pointer| {
                 left -= 1;
                 let segment = (pointer.address.0 / segment_blocks) as usize;
                 let victim = numbers.get(segment).and_then(|number| victims.get_mut(*number as usize));

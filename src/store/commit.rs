@@ -168,10 +168,10 @@ impl Store {
         if std::mem::replace(&mut prepared.looked_up, LookedUp::Already) == LookedUp::Already {
             return Ok(());
         }
-        let state = self.state();
+        let maps = self.state().maps.get();
         for pages in prepared.pages.chunk_by_mut(|a, b| a.page.class() == b.page.class()) {
             let positions: Vec<u64> = pages.iter().map(|page| page.page.index()).collect();
-            let found = state.maps[pages[0].page.class().index()].get_many(&self.nodes, &positions)?;
+            let found = maps[pages[0].page.class().index()].get_many(&self.nodes, &positions)?;
             pages.iter_mut().zip(found).for_each(|(page, old)| page.old = old);
         }
         Ok(())

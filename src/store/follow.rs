@@ -267,7 +267,8 @@ fn candidates(slots: &[Superblock], limit: FollowLimit) -> impl Iterator<Item = 
 /// The pages whose bytes differ between two states, by their trees: in proportion to how many there are.
 fn differing(nodes: &Nodes, before: &State, after: &State) -> Result<Vec<PageId>> {
     let mut pages = Vec::new();
-    for (class, (before, after)) in SizeClass::all().zip(before.maps.iter().zip(after.maps.iter())) {
+    let (before, after) = (before.maps.get(), after.maps.get());
+    for (class, (before, after)) in SizeClass::all().zip(before.iter().zip(after.iter())) {
         diff(nodes, before, after, &mut |difference| {
             pages.extend(PageId::new(class, difference.position));
             Ok(())

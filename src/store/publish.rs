@@ -55,6 +55,8 @@ pub struct ChunkUpdate {
     pub page: PageId,
     /// The chunk's number.
     pub chunk: u32,
+    /// Where it was; null if there was none, or the page's chunks were all replaced.
+    pub old: BlockPointer,
     /// Where it is.
     pub new: BlockPointer,
 }

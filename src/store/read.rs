@@ -2,6 +2,7 @@
 //! the bytes as they are stored.
 
 use std::cell::RefCell;
+use std::fs::File;
 
 use crate::disk::{AlignedBuffer, Disk};
 use crate::error::{Corruption, Error, Fault, Result, Structure};
@@ -91,6 +92,19 @@ pub fn read_part(disk: &dyn Disk, page: PageId, pointer: &BlockPointer, offset: 
     read_page(disk, page, pointer, &mut whole)?;
     target.copy_from_slice(&whole[offset as usize..][..target.len()]);
     Ok(())
+}
+
+/// Where the bytes of a page (or chunk) of `length` bytes lie as they are in a file of the system's: stored unencoded.
+/// They are right if [`is_stored`] says so.
+pub fn file_place<'a>(disk: &'a dyn Disk, pointer: &BlockPointer, length: u64) -> Option<(&'a File, u64)> {
+    let is_whole = u64::from(pointer.stored_length) == length && length.is_multiple_of(BLOCK_BYTES);
+    let lies_as_it_is = pointer.codec == CodecId::RAW && !pointer.is_indirect() && is_whole;
+    Some((disk.file_of_blocks().filter(|_| lies_as_it_is)?, pointer.address.offset_bytes()))
+}
+
+/// Whether these are the bytes that were stored at `pointer`.
+pub fn is_stored(pointer: &BlockPointer, bytes: &[u8]) -> bool {
+    bytes.len() == pointer.stored_length as usize && checksum(bytes) == pointer.checksum
 }
 
 /// Fills `target`, which is as long as the page (or chunk), with what `pointer` stores.

@@ -74,10 +74,11 @@ impl Store {
     fn held_only_by(&self, listed: &Listed) -> Result<Vec<BlockPointer>> {
         let Some(maps) = &listed.maps else { return Ok(Vec::new()) };
         let state = self.state();
+        let live = state.maps.get();
         let snapshots: Vec<_> = state.snapshots().collect();
         let index = snapshots.iter().position(|(entry, _)| entry.id == listed.entry.id).unwrap_or(0);
         let before = index.checked_sub(1).map(|index| snapshots[index].1);
-        let after = snapshots.get(index + 1).map_or(&*state.maps, |(_, maps)| *maps);
+        let after = snapshots.get(index + 1).map_or(&*live, |(_, maps)| *maps);
         let mut dead = Vec::new();
         for class in SizeClass::all() {
             let others: Vec<&Tree> = before.into_iter().chain([after]).map(|maps| &maps[class.index()]).collect();
@@ -133,11 +134,11 @@ impl Store {
         let Some(maps) = &listed.maps else {
             return Err(Error::SnapshotNotFound { name: name.to_owned() });
         };
-        let state = self.state();
+        let live = self.state().maps.get();
         let mut changes = Changes { header: Some(listed.entry.header.clone()), ..Changes::default() };
         for class in SizeClass::all() {
             let mut differences = Vec::new();
-            diff(&self.nodes, &maps[class.index()], &state.maps[class.index()], &mut |difference| {
+            diff(&self.nodes, &maps[class.index()], &live[class.index()], &mut |difference| {
                 differences.push(difference);
                 Ok(())
             })?;

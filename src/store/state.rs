@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::held::{OldState, StateMaps};
 use crate::error::Result;
 use crate::format::{BlockPointer, CatalogueEntry, Superblock};
 use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
@@ -22,7 +23,7 @@ pub struct State {
     /// The checkpoint whose nodes the maps are built on.
     pub base: CheckpointNumber,
     /// The page maps.
-    pub maps: Box<Maps>,
+    pub maps: StateMaps,
     /// The user header.
     pub header: Arc<[u8]>,
     /// Snapshots and bookmarks, by rising id.
@@ -45,7 +46,7 @@ impl State {
             generation: Generation(0),
             incarnation: Incarnation(0),
             base: CheckpointNumber(0),
-            maps: Box::new(empty_maps()),
+            maps: StateMaps::new(empty_maps()),
             header: Arc::from([]),
             catalogue: Arc::default(),
         }
@@ -57,7 +58,7 @@ impl State {
             generation: superblock.generation,
             incarnation: superblock.incarnation,
             base: superblock.checkpoint,
-            maps: Box::new(super::load::maps_under(&superblock.maps)),
+            maps: StateMaps::new(super::load::maps_under(&superblock.maps)),
             header: superblock.header.as_slice().into(),
             catalogue: Arc::new(catalogue),
         }
@@ -68,7 +69,7 @@ impl State {
     /// # Errors
     /// Those of [`Nodes::node`].
     pub fn pointer(&self, nodes: &Nodes, page: PageId) -> Result<BlockPointer> {
-        self.maps[page.class().index()].get(nodes, page.index())
+        self.maps.get()[page.class().index()].get(nodes, page.index())
     }
 
     /// The snapshot or bookmark of this name.
@@ -98,7 +99,15 @@ pub struct Published {
 #[derive(Debug)]
 struct Inner {
     state: Arc<State>,
-    held: BTreeMap<(Generation, CheckpointNumber), usize>,
+    held: BTreeMap<(Generation, CheckpointNumber), Held>,
+}
+
+/// States that are held, of one generation on one base: one, but where a snapshot is read, or commits were undone.
+#[derive(Debug, Default)]
+struct Held {
+    count: usize,
+    /// The pins' own: the core's is never one of them (W1 in `held.rs`).
+    states: Vec<Arc<State>>,
 }
 
 /// A state that is held: nothing it reaches is used again while this lives.
@@ -129,7 +138,7 @@ impl Published {
     pub fn pin(self: &Arc<Self>) -> Pinned {
         let mut inner = self.lock();
         let state = Arc::clone(&inner.state);
-        self.hold(&mut inner, state)
+        self.hold(&mut inner, &state)
     }
 
     /// Holds the state of a snapshot of the published state, if it still has it.
@@ -140,16 +149,35 @@ impl Published {
             generation: listed.entry.generation,
             incarnation: listed.entry.incarnation,
             base: inner.state.base,
-            maps: listed.maps.clone()?,
+            maps: StateMaps::new(*listed.maps.clone()?),
             header: listed.entry.header.as_slice().into(),
             catalogue: Arc::default(),
         };
-        Some(self.hold(&mut inner, Arc::new(state)))
+        Some(self.hold(&mut inner, &state))
     }
 
-    fn hold(self: &Arc<Self>, inner: &mut Inner, state: Arc<State>) -> Pinned {
-        *inner.held.entry((state.generation, state.base)).or_default() += 1;
+    fn hold(self: &Arc<Self>, inner: &mut Inner, state: &State) -> Pinned {
+        let held = inner.held.entry((state.generation, state.base)).or_default();
+        held.count += 1;
+        let is_it = |other: &&Arc<State>| {
+            let same_catalogue = Arc::ptr_eq(&other.catalogue, &state.catalogue)
+                || other.catalogue.is_empty() && state.catalogue.is_empty();
+            other.incarnation == state.incarnation && same_catalogue
+        };
+        let own = held.states.iter().find(is_it).cloned();
+        let state = own.unwrap_or_else(|| {
+            held.states.push(Arc::new(state.clone()));
+            Arc::clone(&held.states[held.states.len() - 1])
+        });
         Pinned { state, published: Arc::clone(self) }
+    }
+
+    /// The states that pins hold and that are not the newest, oldest first; and the newest.
+    pub fn old_states(&self) -> (Vec<OldState>, Arc<State>) {
+        let inner = self.lock();
+        let newest = (inner.state.generation, inner.state.base);
+        let old = inner.held.iter().filter(|(key, _)| **key != newest);
+        (old.flat_map(|(_, held)| held.states.iter().map(OldState::new)).collect(), Arc::clone(&inner.state))
     }
 
     /// The newest state, not held.
@@ -189,7 +217,7 @@ impl Published {
     /// How many states are held, and the oldest generation among them.
     pub fn held(&self) -> (usize, Option<Generation>) {
         let inner = self.lock();
-        (inner.held.values().sum(), inner.held.keys().next().map(|(generation, _)| *generation))
+        (inner.held.values().map(|held| held.count).sum(), inner.held.keys().next().map(|(generation, _)| *generation))
     }
 
     /// A panic while the lock is held leaves the counts whole.
@@ -209,7 +237,10 @@ impl std::ops::Deref for Pinned {
 impl Clone for Pinned {
     fn clone(&self) -> Self {
         let mut inner = self.published.lock();
-        self.published.hold(&mut inner, Arc::clone(&self.state))
+        if let Some(held) = inner.held.get_mut(&(self.state.generation, self.state.base)) {
+            held.count += 1;
+        }
+        Self { state: Arc::clone(&self.state), published: Arc::clone(&self.published) }
     }
 }
 
@@ -217,12 +248,12 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let mut inner = self.published.lock();
         let key = (self.state.generation, self.state.base);
-        if let Some(count) = inner.held.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                inner.held.remove(&key);
-            }
-        }
+        let Some(held) = inner.held.get_mut(&key) else { return };
+        held.count -= 1;
+        let gone = if held.count == 0 { inner.held.remove(&key) } else { None };
+        drop(inner);
+        // It may be many nodes, and give space back: not while the lock is held.
+        drop(gone);
     }
 }
 

@@ -141,17 +141,18 @@ impl Verifier<'_> {
     fn everything(&mut self) -> Result<()> {
         self.claim(Extent::new(0, crate::format::FIRST_FREE_BLOCK as u32), "the superblocks", None);
         let state = self.store.state();
-        self.maps(&state.maps, None)?;
+        let live = state.maps.get();
+        self.maps(&live, None)?;
         // The newest checkpoint's own nodes, as far as newer ones in memory stand for them.
         for class in SizeClass::all() {
             let shape = crate::map::Shape::map(class);
             let base = Tree::from_root(shape, self.store.folded.maps[class.index()]);
-            self.tree(&base, &[&state.maps[class.index()]], None, &mut |_, _| {});
+            self.tree(&base, &[&live[class.index()]], None, &mut |_, _| {});
         }
         // Each snapshot adds what the states before it in this walk do not reach.
         let snapshots: Vec<_> = state.snapshots().collect();
         for (index, (entry, maps)) in snapshots.iter().enumerate().rev() {
-            let newer = snapshots.get(index + 1).map_or(&*state.maps, |(_, maps)| *maps);
+            let newer = snapshots.get(index + 1).map_or(&*live, |(_, maps)| *maps);
             self.report.snapshots += 1;
             let before = self.report.findings.len();
             self.maps(maps, Some(newer))?;

@@ -321,7 +321,7 @@ fn recover_and_check(
 fn check_recovered(store: &Store, generation: Generation, model: &Model) -> std::result::Result<(), String> {
     let state = store.state();
     let Some(expected) = model.states.get(&generation) else {
-        return match generation == Generation(0) && state.maps.iter().all(|map| map.length() == 0) {
+        return match generation == Generation(0) && state.maps.get().iter().all(|map| map.length() == 0) {
             true => Ok(()),
             false => Err(format!("{generation} was recovered, and never committed")),
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::Result;
 use crate::id::{Generation, PageId};
 use crate::map::Nodes;
-use crate::store::{PageReader, State};
+use crate::store::{PageReader, State, StateMaps};
 
 /// What one generation holds: for each page a number from which its bytes follow, and the user header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl ModelState {
         }
         for listed in state.catalogue.iter() {
             let (Some(maps), Some(pages)) = (&listed.maps, self.snapshots.get(&listed.entry.name)) else { continue };
-            let of_snapshot = State { maps: maps.clone(), ..state.clone() };
+            let of_snapshot = State { maps: StateMaps::new((**maps).clone()), ..state.clone() };
             if let Some(difference) = compare_pages(pages, nodes, &of_snapshot)? {
                 return Ok(Some(format!("snapshot {:?}: {difference}", listed.entry.name)));
             }
@@ -90,7 +90,7 @@ impl ModelState {
 fn compare_pages(pages: &BTreeMap<PageId, u64>, nodes: &Nodes, state: &State) -> Result<Option<String>> {
     let reader = PageReader::new(nodes);
     let mut found = 0;
-    for (class, map) in crate::id::SizeClass::all().zip(state.maps.iter()) {
+    for (class, map) in crate::id::SizeClass::all().zip(state.maps.get().iter()) {
         let mut from = 0;
         while let Some((index, pointer)) = map.next(nodes, from)? {
             from = index + 1;

@@ -71,7 +71,7 @@ fn judge_pages(nodes: &Nodes, state: &State, pages: &BTreeMap<PageId, u64>) -> R
             outcome = Outcome::Detected;
         }
     }
-    for (class, map) in SizeClass::all().zip(state.maps.iter()) {
+    for (class, map) in SizeClass::all().zip(state.maps.get().iter()) {
         let mut from = 0;
         loop {
             match map.next(nodes, from) {

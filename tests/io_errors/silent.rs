@@ -44,7 +44,7 @@ fn shows_nothing_wrong(nodes: &Nodes, state: &State, expected: &ModelState) -> R
             Err(error) => told(error)?,
         }
     }
-    for (class, map) in SizeClass::all().zip(state.maps.iter()) {
+    for (class, map) in SizeClass::all().zip(state.maps.get().iter()) {
         let mut from = 0;
         loop {
             match map.next(nodes, from) {

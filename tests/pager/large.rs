@@ -127,3 +127,47 @@ fn a_page_of_two_gibibytes_takes_the_space_and_memory_of_what_was_written() {
     let transaction = pager.begin().unwrap();
     assert_eq!(transaction.allocate(class(31)).unwrap(), PageId::new(class(31), 0).unwrap());
 }
+
+#[test]
+fn what_was_written_of_a_large_page_is_in_memory_after_the_commit_and_what_it_replaced_is_not() {
+    let pager = in_memory(&inline().memory(64 << 20));
+    let transaction = pager.begin().unwrap();
+    let page = transaction.allocate(class(23)).unwrap();
+    let resident = |pager: &Pager| {
+        let stats = pager.stats().buffer;
+        let of_chunks = stats.classes.iter().find(|class| class.class == vellum::SizeClass::CHUNK);
+        of_chunks.map_or(0, |class| class.resident_bytes / MIB)
+    };
+    for chunk in 0..8 {
+        transaction.write_at(page, chunk * MIB, &[chunk as u8 + 1; 9]).unwrap();
+    }
+    transaction.commit().unwrap();
+    let check = |view: &vellum::View, expected: [u8; 8]| {
+        for (chunk, byte) in (0..).zip(expected) {
+            let mut read = [0; 10];
+            view.read_at(page, chunk * MIB, &mut read).unwrap();
+            assert_eq!(read, [byte, byte, byte, byte, byte, byte, byte, byte, byte, 0]);
+        }
+    };
+    check(&pager.view(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    let stats = pager.stats().buffer;
+    assert_eq!((stats.misses, stats.private_bytes, resident(&pager)), (0, 0, 8));
+    // Nobody asks for what is replaced: its memory is free at once.
+    for round in 1..20 {
+        let transaction = pager.begin().unwrap();
+        transaction.write_at(page, 3 * MIB, &[round; 9]).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(resident(&pager), 8);
+    }
+    check(&pager.view(), [1, 2, 3, 19, 5, 6, 7, 8]);
+    assert_eq!(pager.stats().buffer.misses, 0);
+    // A view keeps what it reads.
+    let before = pager.view();
+    let transaction = pager.begin().unwrap();
+    transaction.write_at(page, 7 * MIB, &[77; 9]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(resident(&pager), 9);
+    check(&before, [1, 2, 3, 19, 5, 6, 7, 8]);
+    check(&pager.view(), [1, 2, 3, 19, 5, 6, 7, 77]);
+    assert_eq!(pager.stats().buffer.misses, 0);
+}

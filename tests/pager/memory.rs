@@ -196,6 +196,103 @@ fn a_thousand_views_of_as_many_generations_take_no_memory() {
 }
 
 #[test]
+fn map_nodes_of_a_thousand_old_views_go_to_disk() {
+    const SPREAD: usize = 20_000;
+    let disk = Arc::new(MemoryDisk::new());
+    let pager = create_on(&disk, &inline().memory(16 * MIB));
+    // A quarter of what the maps have, which is an eighth of the budget.
+    let limit = 16 * MIB / 8 / 4;
+    let pages = with_pages(&pager, SPREAD);
+    pager.checkpoint().unwrap();
+    let changed = |number: usize| (0..16).map(move |at| (number * 7919 + at * 1237) % SPREAD);
+    let mut views = Vec::new();
+    let mut model = vec![0; SPREAD];
+    watched(&pager, |pager| {
+        for number in 1..=1000 {
+            let transaction = pager.begin().unwrap();
+            for index in changed(number) {
+                transaction.write(pages[index]).unwrap()[8..16].copy_from_slice(&number.to_le_bytes());
+                model[index] = number;
+            }
+            transaction.commit_with(Durability::Deferred).unwrap();
+            views.push((pager.view(), number));
+            let stats = pager.stats();
+            // What one commit adds: 16 leaves, and what is above.
+            assert!(stats.old_map_bytes <= limit + 20 * (8 << 10), "{number}: {} bytes", stats.old_map_bytes);
+        }
+        let stats = pager.stats();
+        // 16 leaves for each view would be more than the whole budget.
+        assert!(stats.shelved_blocks > 4000, "{} blocks", stats.shelved_blocks);
+        assert_eq!((stats.states_held, stats.spilled_blocks), (1000, 0));
+        for (view, number) in views.iter().rev() {
+            // What this commit changed, and what the next ones will, as they were.
+            for index in changed(*number).chain(changed(*number + 1)).chain([number * 31 % SPREAD]) {
+                let expected = (1..=*number).rev().find(|number| changed(*number).any(|at| at == index)).unwrap_or(0);
+                let guard = view.page(pages[index]).unwrap();
+                let bytes = match expected {
+                    0 => [pages[index].index() as u8 | 1; 8],
+                    number => number.to_le_bytes(),
+                };
+                assert_eq!(guard[8..16], bytes, "page {index} in generation {number}");
+            }
+            if number % 100 == 0 {
+                assert_eq!(view.page_ids(SMALL).count(), SPREAD);
+            }
+        }
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+        pager.checkpoint().unwrap();
+        let (first, _) = &views[0];
+        assert_eq!(first.page(pages[changed(1).next().unwrap()]).unwrap()[8..16], 1usize.to_le_bytes());
+        let held = pager.stats().status.blocks_free;
+        views.clear();
+        let stats = pager.stats();
+        assert_eq!((stats.shelved_blocks, stats.spilled_blocks, stats.old_map_bytes), (0, 0, 0));
+        assert!(stats.status.blocks_free > held + 4000);
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+    });
+    pager.close().unwrap();
+    let pager = open_on(&disk, &inline().memory(16 * MIB));
+    for (index, number) in model.iter().enumerate().filter(|(_, number)| **number > 0) {
+        assert_eq!(pager.view().page(pages[index]).unwrap()[8..16], number.to_le_bytes());
+    }
+}
+
+#[test]
+fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
+    let pager = in_memory(&inline().memory(2 * MIB).file_limit_bytes(20 << 20));
+    let pages = with_pages(&pager, 1600);
+    let mut views = Vec::new();
+    let mut refused = 0;
+    for number in 1..=400 {
+        let write = || {
+            let transaction = pager.begin()?;
+            for at in 0..8 {
+                transaction.write(pages[(number * 37 + at * 201) % 1600])?[8..16]
+                    .copy_from_slice(&number.to_le_bytes());
+            }
+            transaction.commit()
+        };
+        match write() {
+            Ok(_) => views.push((pager.view(), number)),
+            Err(error) => {
+                assert!(error.is_no_space(), "{error}");
+                refused += 1;
+                break;
+            }
+        }
+    }
+    assert!(refused == 1 && views.len() > 20, "{} views", views.len());
+    for (view, number) in &views {
+        for at in 0..8 {
+            let page = pages[(number * 37 + at * 201) % 1600];
+            assert_eq!(view.page(page).unwrap()[8..16], number.to_le_bytes());
+        }
+    }
+    drop(views);
+    with_pages(&pager, 10);
+}
+
+#[test]
 fn who_holds_what_is_told() {
     let pager = in_memory(&inline());
     with_pages(&pager, 1);
@@ -348,4 +445,91 @@ fn pagers_share_a_buffer_and_give_back_what_they_took() {
     assert_eq!((stats.private_bytes, stats.reserved_bytes), (0, 0));
     assert!(stats.classes.iter().all(|class| class.resident_bytes == 0), "{stats:?}");
     assert!(SizeClass::all().count() >= stats.classes.len());
+}
+
+/// Bytes of version `version` of a page.
+fn version_of(page: PageId, version: usize) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&page.to_u64().to_le_bytes());
+    bytes[8..].copy_from_slice(&(version as u64).to_le_bytes());
+    bytes
+}
+
+#[test]
+fn what_only_savepoints_hold_is_spilled_and_given_back_exactly() {
+    const ROUNDS: usize = 24;
+    let disk = Arc::new(MemoryDisk::new());
+    let pager = create_on(&disk, &inline().memory(MIB));
+    let chunked = class(22);
+    watched(&pager, |pager| {
+        let transaction = pager.begin().unwrap();
+        let pages = transaction.allocate_many(SMALL, 100).unwrap();
+        let large = transaction.allocate(chunked).unwrap();
+        let write = |version: usize| {
+            for id in &pages {
+                transaction.overwrite(*id).unwrap()[..16].copy_from_slice(&version_of(*id, version));
+            }
+            transaction.write_at(large, ((version as u64 % 3) << 20) + 7, &version_of(large, version)).unwrap();
+        };
+        let check = |version: usize| {
+            for id in &pages {
+                let guard = transaction.page(*id).unwrap();
+                assert!(guard[..16] == version_of(*id, version) && guard[16..].iter().all(|byte| *byte == 0));
+            }
+            for version in version.saturating_sub(2)..=version {
+                let mut bytes = [0; 16];
+                transaction.read_at(large, ((version as u64 % 3) << 20) + 7, &mut bytes).unwrap();
+                assert_eq!(bytes, version_of(large, version));
+            }
+        };
+        let mut savepoints = Vec::new();
+        for version in 0..ROUNDS {
+            write(version);
+            savepoints.push(transaction.savepoint().unwrap());
+            let stats = pager.stats();
+            assert!(stats.buffer.used_bytes <= MIB as u64 && stats.dirty_bytes <= MIB / 2, "{stats:?}");
+        }
+        // 24 versions of 100 pages, of which a quarter of a budget at most is in memory.
+        assert!(pager.stats().spilled_blocks > 100 * (ROUNDS as u64 - 4), "{:?}", pager.stats());
+        check(ROUNDS - 1);
+        // To some twice, with other changes in between.
+        for version in [23, 22, 15, 15, 9, 4, 4] {
+            transaction.rollback_to(&savepoints[version]).unwrap();
+            check(version);
+            write(100 + version);
+            transaction.rollback_to(&savepoints[version]).unwrap();
+            check(version);
+            savepoints.truncate(version + 1);
+        }
+        write(5);
+        drop(savepoints);
+        transaction.commit().unwrap();
+        assert_eq!((pager.stats().spilled_blocks, pager.stats().dirty_bytes), (0, 0));
+        let view = pager.view();
+        for id in &pages {
+            assert_eq!(view.page(*id).unwrap()[..16], version_of(*id, 5));
+        }
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+    });
+}
+
+#[test]
+fn an_aborted_transaction_with_savepoints_gives_everything_back() {
+    let pager = in_memory(&inline().memory(MIB));
+    let pages = with_pages(&pager, 100);
+    let free = pager.stats().status.blocks_free;
+    let transaction = pager.begin().unwrap();
+    let mut savepoints = Vec::new();
+    for _ in 0..20 {
+        pages.iter().for_each(|id| transaction.write(*id).unwrap()[0] ^= 1);
+        savepoints.push(transaction.savepoint().unwrap());
+    }
+    assert!(pager.stats().spilled_blocks > 1000);
+    transaction.abort();
+    let stats = pager.stats();
+    assert_eq!((stats.spilled_blocks, stats.dirty_bytes, stats.buffer.private_bytes), (0, 0, 0));
+    // The file may have grown for what was spilled: at least as much is free.
+    assert!(stats.status.blocks_free >= free, "{stats:?}");
+    pages.iter().for_each(|id| assert_eq!(pager.view().page(*id).unwrap()[0], id.index() as u8 | 1));
+    drop(savepoints);
 }

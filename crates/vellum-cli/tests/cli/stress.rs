@@ -76,9 +76,9 @@ fn verify_tells_lost_wrong_and_unopenable_apart() {
     let whole = fs::read(&store).unwrap();
     let view = vellum::Pager::open(&store, &vellum::Options::new()).unwrap();
     let pointers: Vec<u64> = view.inspect(|core| {
-        let state = core.state();
+        let maps = core.state().maps.get();
         let nodes = core.nodes();
-        (0..state.maps[0].length()).map(|index| state.maps[0].get(nodes, index).unwrap().address.0).collect()
+        (0..maps[0].length()).map(|index| maps[0].get(nodes, index).unwrap().address.0).collect()
     });
     drop(view);
     let address = pointers.into_iter().find(|address| *address != 0).unwrap() as usize * 4096;

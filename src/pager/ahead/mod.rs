@@ -1,19 +1,29 @@
-//! Reading ahead for views that go through pages in order, and what users say of how they will read.
+//! Reading ahead for who goes through pages in order, and what users say of how they will read: for views, scopes,
+//! transactions and readers of other processes alike.
 //!
 //! Order shows in misses: pages that are in memory cost one look at a number that changes rarely, and write nothing. When
 //! several misses in a row go up, the next pages are loaded ahead; when the one in the middle of those is read, the next
-//! ones. Which pages are next, the page map says: ids may have gaps.
+//! ones. Which pages are next, the page map says: ids may have gaps. A scope begins loads when it is not running: before
+//! what it missed is loaded, and when it is over. Chunks of large pages have rules of their own (`chunks.rs`).
 //!
 //! - **R1** It is a guess: what threads that share a view do to each other's guesses costs a page read in vain, or not
 //!   read ahead. No error comes of it.
 
+mod chunks;
+mod scope;
+
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use super::read::At;
-use crate::buffer::FrameGuard;
+use crate::buffer::{FrameGuard, ReadState, StorePages};
 use crate::error::Result;
+use crate::format::BlockPointer;
 use crate::id::PageId;
+use crate::map::Nodes;
+use crate::store::State;
+use chunks::ChunkRun;
+pub(crate) use scope::Due;
 
 /// Loaded ahead at once: so many bytes,
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -44,9 +54,27 @@ pub enum Access {
     Once = 3,
 }
 
-/// What a view knows of how it is read.
+/// A state that is read, as reading ahead needs it.
+pub(crate) trait Source: ReadState {
+    /// The state.
+    fn state(&self) -> &State;
+
+    /// What reads its trees.
+    fn nodes(&self) -> &Nodes;
+
+    /// Its pages in memory.
+    fn pages(&self) -> &StorePages;
+
+    /// Begins to load pages.
+    fn begin(&self, pages: &[PageId]) -> Result<()>;
+
+    /// Begins to load chunks of a page.
+    fn begin_chunks(&self, page: PageId, chunks: &[BlockPointer]);
+}
+
+/// What a view or a transaction knows of how it is read.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     access: AtomicU8,
     /// The page at which the next ones are loaded.
     due: AtomicU64,
@@ -55,25 +83,27 @@ pub(super) struct Ahead {
     /// The last page that was not in memory, and how many before it went up to it.
     missed: AtomicU64,
     run: AtomicU32,
+    chunks: Mutex<ChunkRun>,
 }
 
 impl Ahead {
-    pub(super) fn new(access: Access) -> Self {
+    pub(crate) fn new(access: Access) -> Self {
         Self {
             access: AtomicU8::new(access as u8),
             due: AtomicU64::new(NONE),
             end: AtomicU64::new(0),
             missed: AtomicU64::new(NONE),
             run: AtomicU32::new(0),
+            chunks: Mutex::default(),
         }
     }
 
-    pub(super) fn advise(&self, access: Access) {
+    pub(crate) fn advise(&self, access: Access) {
         self.access.store(access as u8, Ordering::Relaxed);
         self.due.store(NONE, Ordering::Relaxed);
     }
 
-    pub(super) fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         match self.access.load(Ordering::Relaxed) {
             1 => Access::Random,
             2 => Access::Sequential,
@@ -84,13 +114,12 @@ impl Ahead {
 
     /// The page, and perhaps those that come next.
     #[inline]
-    pub(super) fn page(&self, at: &At<'_>, page: PageId) -> Result<FrameGuard> {
-        let pages = &at.shared.pages;
+    pub(crate) fn page(&self, at: &impl Source, page: PageId) -> Result<FrameGuard> {
+        let pages = at.pages();
         if self.due.load(Ordering::Relaxed) == page.to_u64() {
-            self.load(at, page, self.end.load(Ordering::Relaxed).max(page.index() + 1));
+            self.load_due(at);
         }
-        let is_once = self.access.load(Ordering::Relaxed) == Access::Once as u8;
-        let found = if is_once { pages.page_unnoticed(at, page) } else { pages.page_in_memory(at, page) };
+        let found = if self.is_once() { pages.page_unnoticed(at, page) } else { pages.page_in_memory(at, page) };
         match found {
             Some(guard) => Ok(guard),
             None => self.page_slowly(at, page),
@@ -98,11 +127,31 @@ impl Ahead {
     }
 
     #[cold]
-    fn page_slowly(&self, at: &At<'_>, page: PageId) -> Result<FrameGuard> {
-        if !self.is_on_its_way(page) && self.is_in_order(page) {
+    fn page_slowly(&self, at: &impl Source, page: PageId) -> Result<FrameGuard> {
+        self.missed(at, page);
+        at.pages().page(at, page)
+    }
+
+    /// The page, which is about to be read, is not in memory. Perhaps the next ones are wanted too.
+    pub(crate) fn missed(&self, at: &impl Source, page: PageId) {
+        if self.due.load(Ordering::Relaxed) == page.to_u64() {
+            self.load_due(at);
+        } else if !self.is_on_its_way(page) && self.is_in_order(page) {
             self.load(at, page, page.index() + 1);
         }
-        at.page(page)
+    }
+
+    /// The page at which the next ones are loaded was read.
+    #[cold]
+    fn load_due(&self, at: &impl Source) {
+        if let Some(page) = PageId::from_u64(self.due.load(Ordering::Relaxed)) {
+            self.load(at, page, self.end.load(Ordering::Relaxed).max(page.index() + 1));
+        }
+    }
+
+    #[inline]
+    fn is_once(&self) -> bool {
+        self.access.load(Ordering::Relaxed) == Access::Once as u8
     }
 
     /// Whether the page is among those that were loaded ahead last, or between them.
@@ -127,21 +176,21 @@ impl Ahead {
     }
 
     /// Loads pages from index `from` on, while `page` is read.
-    fn load(&self, at: &At<'_>, page: PageId, from: u64) {
+    fn load(&self, at: &impl Source, page: PageId, from: u64) {
         self.due.store(NONE, Ordering::Relaxed);
         let class = page.class();
-        let bytes = WINDOW_BYTES.min(at.shared.manager.budget().limit_bytes() as u64 / BUDGET_PART);
+        let bytes = WINDOW_BYTES.min(at.pages().budget_bytes() / BUDGET_PART);
         let count = (bytes / class.page_bytes()).min(WINDOW_PAGES) as usize;
         if count < 2 {
             return;
         }
         let mut next = Vec::with_capacity(count);
-        let walked = at.state.maps[class.index()].visit(&at.shared.nodes, from, |index, _| {
+        let walked = at.state().maps.get()[class.index()].visit(at.nodes(), from, |index, _| {
             next.extend(PageId::new(class, index));
             if next.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         // Whoever reads the pages meets the same errors, and is told.
-        if walked.is_err() || at.shared.pages.prefetch(at, &next).is_err() {
+        if walked.is_err() || at.begin(&next).is_err() {
             return;
         }
         if let (Some(middle), Some(last)) = (next.get(next.len() / 2), next.last()) {
