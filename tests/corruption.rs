@@ -149,8 +149,9 @@ fn stage(sample: Sample) -> Stage {
 
 /// What a state's trees stand on, if they are as on disk: equal roots over equal blocks show equal pages.
 fn roots(state: &State) -> Option<Vec<vellum::format::TreeRoot>> {
+    let live = state.maps.get();
     let snapshots = state.catalogue.iter().filter_map(|listed| listed.maps.as_deref());
-    std::iter::once(&*state.maps).chain(snapshots).flatten().map(|tree| tree.clean_root()).collect()
+    std::iter::once(&*live).chain(snapshots).flatten().map(|tree| tree.clean_root()).collect()
 }
 
 impl Stage {

@@ -9,7 +9,8 @@ use vellum::disk::{Disk, Image, MemoryDisk, SimulatedDisk, Tear};
 use vellum::format::{Compression, EntryKind};
 use vellum::process::NoReaders;
 use vellum::store::{
-    Changes, Content, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, Store,
+    Changes, Content, Durability, PageChange, PageReader, RecoveryReport, SeededEntropy, Settings, State, StateMaps,
+    Store,
 };
 use vellum::testing::{History, tiny};
 use vellum::{Error, PageId, SizeClass, Structure};
@@ -29,7 +30,7 @@ type Pages = BTreeMap<u64, Vec<u8>>;
 
 fn pages_of_library(store: &Store, state: &State) -> Pages {
     let mut pages = Pages::new();
-    for (class, map) in SizeClass::all().zip(state.maps.iter()) {
+    for (class, map) in SizeClass::all().zip(state.maps.get().iter()) {
         let mut from = 0;
         while let Some((index, pointer)) = map.next(store.nodes(), from).unwrap() {
             from = index + 1;
@@ -59,7 +60,7 @@ fn assert_same(file: &[u8], store: &Store, context: &str) -> (u64, u64) {
     assert_eq!(reader.snapshots.len(), names.len(), "{context}: {names:?}");
     for listed in snapshots {
         let found = reader.snapshots.get(&listed.entry.name).unwrap_or_else(|| panic!("{context}: {names:?}"));
-        let shown = State { maps: listed.maps.clone().unwrap(), ..(*state).clone() };
+        let shown = State { maps: StateMaps::new(*listed.maps.clone().unwrap()), ..(*state).clone() };
         assert_eq!(found.header, listed.entry.header, "{context}: {:?}", listed.entry.name);
         let same = pages_of_stranger(&reader, found) == pages_of_library(store, &shown);
         assert!(same, "{context}: snapshot {:?}", listed.entry.name);

@@ -17,7 +17,7 @@ pub struct Footprint {
 
 impl Footprint {
     /// At most so many bytes for a node.
-    pub const NODE_BYTES: usize = size_of::<DirtyNode>() + COUNTS + 256 * size_of::<(u8, Child)>();
+    pub const NODE_BYTES: usize = size_of::<DirtyNode>() + COUNTS + 256 * size_of::<Child>();
 }
 
 /// What a counted reference adds to what it counts.
@@ -47,9 +47,13 @@ fn add(node: &Arc<DirtyNode>, level: u8, seen: &mut HashSet<usize>, found: &mut 
     if !seen.insert(Arc::as_ptr(node).addr()) {
         return;
     }
-    let bytes = size_of::<DirtyNode>() + COUNTS + node.slots.capacity() * size_of::<(u8, Child)>();
+    let bytes = size_of::<DirtyNode>() + COUNTS + node.slots.memory_bytes();
     *found += Footprint { nodes: 1, bytes };
-    for (_, child) in node.slots.iter().filter(|_| level > 0) {
+    // At level 0 the children are what the tree maps to.
+    if level == 0 {
+        return;
+    }
+    for (_, child) in node.slots.iter() {
         if let Child::Dirty(below) = child {
             add(below, level - 1, seen, found);
         }

@@ -21,6 +21,7 @@ mod dirty;
 mod footprint;
 mod many;
 mod nodes;
+mod slots;
 mod tree;
 mod write;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vellum::disk::Disk;
 use vellum::map::Nodes;
 use vellum::process::NoReaders;
-use vellum::store::{PageReader, RecoveryReport, SeededEntropy, Settings, State, Store};
+use vellum::store::{PageReader, RecoveryReport, SeededEntropy, Settings, State, StateMaps, Store};
 use vellum::testing::{ModelState, page_bytes};
 use vellum::{Error, Generation, PageId, SizeClass, Structure};
 
@@ -107,7 +107,7 @@ pub(crate) fn states(state: &State, expected: &ModelState) -> Result<Vec<(State,
             return Err(format!("snapshot {name:?} should not be there"));
         };
         names.push(name);
-        states.push((State { maps: maps.clone(), ..state.clone() }, pages.clone()));
+        states.push((State { maps: StateMaps::new(maps.clone()), ..state.clone() }, pages.clone()));
     }
     match names.len() == expected.snapshots.len() {
         true => Ok(states),

@@ -12,6 +12,8 @@ mod history;
 mod large;
 mod memory;
 mod opening;
+#[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
+mod ring;
 mod space;
 mod transactions;
 mod views;

@@ -3,6 +3,7 @@
 // The helpers of tests are tests too.
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod bank;
 mod beside;
 mod children;
