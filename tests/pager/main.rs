@@ -13,6 +13,7 @@ mod large;
 mod memory;
 mod opening;
 mod space;
+mod stress;
 mod transactions;
 mod views;
 
