@@ -74,6 +74,7 @@
 //! room's (one a manager, on misses and publications only), a shard's (descriptors or units), a wait's. No lock is held
 //! during input and output, nor in code of the caller's.
 
+mod addresses;
 mod budget;
 mod frame;
 mod graveyard;

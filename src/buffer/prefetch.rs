@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::addresses;
 use super::lock;
 use super::pages::{Begun, Filling, Load, StorePages};
 use super::policy::Arrival;
@@ -70,8 +71,9 @@ impl Crew {
                 break;
             }
             let shared = Arc::clone(&self.shared);
-            let spawned = std::thread::Builder::new().name("vellum-prefetch".into()).spawn(move || shared.work());
-            if spawned.is_err() {
+            let thread = std::thread::Builder::new().name("vellum-prefetch".into());
+            let is_refused = !addresses::suffice_for_a_thread() || thread.spawn(move || shared.work()).is_err();
+            if is_refused {
                 self.threads.fetch_sub(1, Ordering::Relaxed);
                 break;
             }

@@ -10,6 +10,7 @@ mod concurrent;
 mod group;
 mod history;
 mod large;
+mod limits;
 mod memory;
 mod opening;
 mod space;
