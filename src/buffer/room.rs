@@ -168,8 +168,10 @@ impl Room {
     ) -> bool {
         // Memory for a frame comes in slabs, with what is kept for each of their frames.
         let bytes = class.map_or(bytes, |class| bytes.max(Self::slab_charge(&self.states[class.index()])));
+        // A pool that has no addresses left finds room among its own frames only, whatever the budget has.
+        let can_grow = !class.is_some_and(|class| self.lacks_addresses(inner, class));
         let is_enough = |room: &Self| {
-            class.is_some_and(|class| room.states[class.index()].free() > 0) || inner.available() >= bytes
+            class.is_some_and(|class| room.states[class.index()].free() > 0) || (can_grow && inner.available() >= bytes)
         };
         self.sift(inner, &[]);
         if is_enough(self) {
@@ -191,7 +193,8 @@ impl Room {
             if class.is_some_and(|class| self.states[class.index()].free() > 0) {
                 return true;
             }
-            if tried == 0 || evicted >= 2 * batch || (class.is_none() && evicted >= batch) {
+            let is_plenty = can_grow && (evicted >= 2 * batch || (class.is_none() && evicted >= batch));
+            if tried == 0 || is_plenty {
                 break;
             }
         }
@@ -201,6 +204,11 @@ impl Room {
             self.shrink_others(inner, bytes, class, false);
         }
         is_enough(self)
+    }
+
+    /// Whether the pool of a class has come to the end of its addresses: where the process may have few.
+    pub(super) fn lacks_addresses(&self, inner: &Inner, class: SizeClass) -> bool {
+        inner.pools.get(class).is_some_and(|pool| !self.states[class.index()].can_grow(pool))
     }
 
     /// Gives back descriptors of which all are evicted, until `bytes` bytes are free.

@@ -11,6 +11,7 @@ use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use super::addresses;
 use super::lock;
 use super::protocol::descriptor::Descriptor;
 use crate::error::Result;
@@ -70,7 +71,7 @@ impl Table {
         let descriptors_per_os_page = ((page_bytes / size_of::<Descriptor>()) as u64).min(FIRST);
         Ok(Self {
             classes: Box::new(std::array::from_fn(|_| segments())),
-            arena: Reservation::at_most(ARENA_BYTES, ARENA_LEAST)?,
+            arena: addresses::reserve(ARENA_BYTES, ARENA_LEAST)?,
             grown: Mutex::default(),
             descriptors_per_os_page,
         })

@@ -10,7 +10,7 @@
 //!   ticket, or was overtaken.
 //! - **P5** All zero is evicted, so descriptors of evicted pages need no memory.
 
-use super::super::sync::{AtomicU64, Ordering, Sabotage, sabotaged};
+use super::super::sync::{AtomicU64, Ordering, Sabotage, release_unless, sabotaged};
 
 /// Word 0: in the two lowest bits the state; of a page in memory the frame's address, of a load the ticket.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Descriptor {
             return false;
         }
         self.generation.store(generation, Ordering::Release);
-        self.word.store(frame.untouched().0, Ordering::Release);
+        self.word.store(frame.untouched().0, release_unless(Sabotage::RelaxedFrame));
         true
     }
 
