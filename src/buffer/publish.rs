@@ -92,7 +92,7 @@ impl StorePages {
         room: &mut Room,
         generation: Generation,
         page: PageId,
-        descriptor: &Descriptor,
+        descriptor: Descriptor<'_>,
         frame: Option<Frame>,
         replaced: Option<BlockPointer>,
     ) -> Option<Frame> {

@@ -71,7 +71,7 @@ impl<S: ReadState> Scope<'_, S> {
     /// # Errors
     /// [`Error::PageNotInMemory`], to be passed on by `?`: the scope loads the page and runs again. Of a page that does
     /// not exist, [`StorePages::scope`] returns `PageNotFound`.
-    #[inline]
+    #[inline(always)]
     pub fn page(&self, page: PageId) -> Result<&[u8]> {
         if !self.has_kept.get()
             && let Some(bytes) = self.page_found(page)

@@ -21,6 +21,8 @@ pub(super) enum Sabotage {
     SkipTicket,
     /// Publication writes the frame before its generation.
     FrameFirst,
+    /// The ceiling of generations stays where it is.
+    SkipCeiling,
     /// The evictor's fence is left out.
     SkipFence,
 }

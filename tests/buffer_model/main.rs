@@ -162,12 +162,13 @@ fn sent_guard() {
 #[test]
 fn every_broken_rule_is_caught() {
     type Model = fn();
-    let broken: [(Sabotage, Model); 6] = [
+    let broken: [(Sabotage, Model); 7] = [
         (Sabotage::SkipReread, forget_and_read),
         (Sabotage::SkipSlots, guard_and_evict),
         (Sabotage::SkipEpochs, load_and_evict),
         (Sabotage::SkipTicket, publish_and_load),
         (Sabotage::FrameFirst, publish_and_read),
+        (Sabotage::SkipCeiling, publish_and_read),
         (Sabotage::SkipFence, guard_and_evict),
     ];
     for (rule, model) in broken {
