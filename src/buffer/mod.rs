@@ -16,7 +16,8 @@
 //!
 //! # A page's descriptor
 //!
-//! Two words: state and frame; and the generation of the frame's content (P1 to P5 in `protocol/descriptor.rs`).
+//! Two words, which lie apart: state and frame; and the generation of the frame's content (P1 to P5 in
+//! `protocol/descriptor.rs`).
 //!
 //! ```text
 //!                     begin_load (lock)               finish_load (lock)

@@ -25,6 +25,8 @@ pub(super) enum Sabotage {
     SkipTicket,
     /// Publication writes the frame before its generation.
     FrameFirst,
+    /// The ceiling of generations stays where it is.
+    SkipCeiling,
     /// The evictor's fence is left out.
     SkipFence,
     /// A descriptor names a frame without a release: its bytes may come later.

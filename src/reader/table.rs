@@ -22,9 +22,9 @@ const SLOTS_WANTED: usize = 1 << 30;
 /// At least so many: others are looked up in the trees.
 const SLOTS_LEAST: usize = 1 << 16;
 
-/// Pages that are guessed by one distance, and how many distances there are: 8 MiB of pages of 4 KiB, and 8 KiB.
-const RUN: u64 = 2048;
-const DISTANCES: usize = 1024;
+/// Pages that are guessed by one distance, and how many distances there are: 512 KiB of pages of 4 KiB, and 64 KiB.
+const RUN: u64 = 128;
+const DISTANCES: usize = 8192;
 
 /// A slot that somebody has in hand.
 const BUSY: u64 = u64::MAX;
@@ -161,9 +161,9 @@ impl Slots {
     #[inline]
     fn as_guessed(&self, index: u64, block: u64) -> u64 {
         let guess = index.wrapping_add(self.distance(index).load(Ordering::Relaxed));
-        // Opaque, so that the compiler does not find out that the two are one, and returns what was compared.
-        match block == std::hint::black_box(guess) {
-            true => std::hint::black_box(guess),
+        let guessed = opaque(guess);
+        match block == guess {
+            true => guessed,
             false => not_guessed(block),
         }
     }
@@ -175,6 +175,22 @@ impl Slots {
         // as slots only; zero bytes are one, and it changes by atomic operations.
         Some(unsafe { memory.start().cast::<Slot>().add(index as usize).as_ref() })
     }
+}
+
+/// `guess`, but the compiler does not know that. Else it would find out that what it returns is what it compared with,
+/// and return that.
+#[inline(always)]
+fn opaque(mut guess: u64) -> u64 {
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {guess} */", guess = inout(reg) guess, options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), miri))]
+    {
+        guess = std::hint::black_box(guess);
+    }
+    guess
 }
 
 /// Apart, so that there is a branch.

@@ -219,12 +219,13 @@ fn next_scope() {
 #[test]
 fn every_broken_rule_is_caught() {
     type Model = fn();
-    let broken: [(Sabotage, Model); 9] = [
+    let broken: [(Sabotage, Model); 10] = [
         (Sabotage::SkipReread, forget_and_read),
         (Sabotage::SkipSlots, guard_and_evict),
         (Sabotage::SkipEpochs, load_and_evict),
         (Sabotage::SkipTicket, publish_and_load),
         (Sabotage::FrameFirst, publish_and_read),
+        (Sabotage::SkipCeiling, publish_and_read),
         (Sabotage::SkipFence, guard_and_evict),
         (Sabotage::RelaxedFrame, load_and_read),
         (Sabotage::RelaxedClear, guard_and_evict),

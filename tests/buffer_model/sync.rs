@@ -16,6 +16,7 @@ pub(super) enum Sabotage {
     SkipEpochs,
     SkipTicket,
     FrameFirst,
+    SkipCeiling,
     SkipFence,
     RelaxedFrame,
     RelaxedClear,

@@ -159,13 +159,19 @@ fn spilled_pages_are_there_with_their_commit_or_leave_nothing_behind() {
     explorer.work_every = 4;
     explorer.second_every = 64;
     explorer.second_limit = 24;
-    let spill = Step::Spill(vec![(12, 0), (13, 3), (12, 7)]);
+    let spills = [
+        Step::Spill(vec![(12, 0), (13, 3), (12, 7)]),
+        // Both codecs, whose bits come with the reservations.
+        Step::SpillEncoded(vec![(13, 3), (14, 0), (12, 7)]),
+    ];
     let ends = [
         vec![Step::WriteSpilled(vec![(12, 2)])],
         vec![Step::GiveBackSpilled, Step::Write(vec![(13, 4), (12, 8), (12, 0)])],
         vec![Step::Checkpoint, Step::WriteSpilled(Vec::new()), Step::Checkpoint],
     ];
-    for (_, between) in operations() {
+    for ((_, between), spill) in
+        operations().iter().flat_map(|between| spills.iter().map(move |spill| (between, spill)))
+    {
         for end in &ends {
             let mut steps = vec![spill.clone(), between.clone()];
             steps.extend(end.iter().cloned());

@@ -211,7 +211,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
         for number in 1..=1000 {
             let transaction = pager.begin().unwrap();
             for index in changed(number) {
-                transaction.write(pages[index]).unwrap()[8..16].copy_from_slice(&number.to_le_bytes());
+                transaction.write(pages[index]).unwrap()[8..16].copy_from_slice(&(number as u64).to_le_bytes());
                 model[index] = number;
             }
             transaction.commit_with(Durability::Deferred).unwrap();
@@ -231,7 +231,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
                 let guard = view.page(pages[index]).unwrap();
                 let bytes = match expected {
                     0 => [pages[index].index() as u8 | 1; 8],
-                    number => number.to_le_bytes(),
+                    number => (number as u64).to_le_bytes(),
                 };
                 assert_eq!(guard[8..16], bytes, "page {index} in generation {number}");
             }
@@ -242,7 +242,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
         assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
         pager.checkpoint().unwrap();
         let (first, _) = &views[0];
-        assert_eq!(first.page(pages[changed(1).next().unwrap()]).unwrap()[8..16], 1usize.to_le_bytes());
+        assert_eq!(first.page(pages[changed(1).next().unwrap()]).unwrap()[8..16], 1u64.to_le_bytes());
         let held = pager.stats().status.blocks_free;
         views.clear();
         let stats = pager.stats();
