@@ -253,7 +253,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
     pager.close().unwrap();
     let pager = open_on(&disk, &inline().memory(16 * MIB));
     for (index, number) in model.iter().enumerate().filter(|(_, number)| **number > 0) {
-        assert_eq!(pager.view().page(pages[index]).unwrap()[8..16], number.to_le_bytes());
+        assert_eq!(pager.view().page(pages[index]).unwrap()[8..16], (*number as u64).to_le_bytes());
     }
 }
 
@@ -268,7 +268,7 @@ fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
             let transaction = pager.begin()?;
             for at in 0..8 {
                 transaction.write(pages[(number * 37 + at * 201) % 1600])?[8..16]
-                    .copy_from_slice(&number.to_le_bytes());
+                    .copy_from_slice(&(number as u64).to_le_bytes());
             }
             transaction.commit()
         };
@@ -285,7 +285,7 @@ fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
     for (view, number) in &views {
         for at in 0..8 {
             let page = pages[(number * 37 + at * 201) % 1600];
-            assert_eq!(view.page(page).unwrap()[8..16], number.to_le_bytes());
+            assert_eq!(view.page(page).unwrap()[8..16], (*number as u64).to_le_bytes());
         }
     }
     drop(views);

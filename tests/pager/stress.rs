@@ -205,7 +205,7 @@ impl Bank<'_> {
             3 | 4 => {
                 for _ in 0..1 + random.below(3) {
                     let id = transaction.allocate([SMALL, class(13), class(16)][random.below(3)])?;
-                    set_word(&mut *transaction.overwrite(id)?, 0, number);
+                    set_word(&mut transaction.overwrite(id)?, 0, number);
                     allocated.push(id);
                 }
             }
@@ -219,7 +219,7 @@ impl Bank<'_> {
         while !self.is_over.load(Ordering::Relaxed) {
             match random.below(64) {
                 0..=5 => self.grant(self.check_sum(&self.pager.view())),
-                6 if thread % 8 == 0 => drop(self.pager.checkpoint().unwrap()),
+                6 if thread.is_multiple_of(8) => drop(self.pager.checkpoint().unwrap()),
                 7 if thread % 8 == 1 => {
                     let refused = self.pager.clean(64).err();
                     assert!(refused.iter().all(Error::is_no_space), "{refused:?}");
