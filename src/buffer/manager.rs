@@ -333,8 +333,7 @@ impl BufferManager {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
         let name = self.inner.obtain(class, Use::Private, None)?;
-        let frame = Frame::new(Arc::clone(&self.inner), name);
-        let Some(mut frame) = frame else { unreachable!("the frame's pool is there") };
+        let mut frame = Frame::new(Arc::clone(&self.inner), name)?;
         frame.make_zero();
         Ok(frame)
     }
