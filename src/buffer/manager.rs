@@ -349,8 +349,7 @@ impl BufferManager {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
         let name = self.inner.obtain(class, Use::Private, None)?;
-        let Some(frame) = Frame::new(Arc::clone(&self.inner), name) else { unreachable!("the frame's pool is there") };
-        Ok(frame)
+        Frame::new(Arc::clone(&self.inner), name)
     }
 
     /// Numbers of now.

@@ -10,8 +10,9 @@
 //! the tests runs.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use vellum::buffer::{Scratch, ScratchOptions};
@@ -131,7 +132,10 @@ impl Bank<'_> {
         let ledger = &self.ledger;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) as u64;
         // Taken before the transaction begins, so that it sees the page and not one before it under the same index.
-        let victim = (random.below(6) == 0).then(|| ledger.live.lock().unwrap().pop_first()).flatten();
+        // As soon as there are many, each transaction frees one: an hour takes no more memory than a minute.
+        let is_full = ledger.live.lock().unwrap().len() > 1000;
+        let frees = is_full || random.below(6) == 0;
+        let victim = frees.then(|| ledger.live.lock().unwrap().pop_first()).flatten();
         let transaction = match random.below(8) {
             0 => self.pager.begin(),
             1 | 2 => self.pager.begin_concurrent(Isolation::Serializable),
@@ -387,6 +391,7 @@ fn stress(shape: Shape, duration: Duration) {
         numbers: AtomicUsize::new(1),
         is_over: AtomicBool::new(false),
     };
+    let watchdog = Watchdog::new(&pager);
     std::thread::scope(|scope| {
         for thread in 0..workers.max(bystanders) {
             let bank = &bank;
@@ -404,7 +409,9 @@ fn stress(shape: Shape, duration: Duration) {
             std::thread::sleep(Duration::from_millis(50));
             bank.grant(bank.check_sum(&pager.view()));
         }
+        watchdog.everybody_ends_now();
     });
+    drop(watchdog);
     let Ledger { committed, refused, without_memory, .. } = &bank.ledger;
     let buffer = pager.stats().buffer;
     println!(
@@ -427,6 +434,39 @@ struct Ending<'a>(&'a AtomicBool);
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Once told that everybody is to end, ends the process if that takes two minutes, and says who holds what.
+struct Watchdog {
+    told: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    fn new(pager: &Pager) -> Self {
+        let (told, ears) = mpsc::channel();
+        let pager = pager.clone();
+        let thread = std::thread::spawn(move || {
+            let is_told = ears.recv().is_ok();
+            if is_told && ears.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
+                pager.pins().iter().for_each(|pin| eprintln!("{pin:?}"));
+                eprintln!("{:?} {:?}", pager.buffer().budget().held_by(), pager.stats());
+                std::process::abort();
+            }
+        });
+        Self { told: Some(told), thread: Some(thread) }
+    }
+
+    fn everybody_ends_now(&self) {
+        self.told.iter().for_each(|told| told.send(()).unwrap());
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.told = None;
+        self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
 
