@@ -109,7 +109,7 @@ impl ReaderView {
     }
 
     /// The page where it is mapped, if it is known to be right there.
-    #[inline]
+    #[inline(always)]
     fn in_map(&self, page: PageId) -> Option<&[u8]> {
         let mapped = self.shared().mapped.as_ref()?;
         mapped.at(mapped.known(page, self.pinned.generation)?, page.class().page_bytes())
