@@ -258,6 +258,59 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
 }
 
 #[test]
+fn old_views_are_read_while_their_map_nodes_go_to_disk() {
+    let pager = in_memory(&inline().memory(2 * MIB));
+    let pages = with_pages(&pager, 5000);
+    pager.checkpoint().unwrap();
+    let views = std::sync::Mutex::new(vec![(pager.view(), 0)]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    // Each commit writes its number into every fiftieth page; which ones depends on the number.
+    let expected = |index: usize, number: usize| (1..=number).rev().find(|number| index % 50 == number % 50);
+    watched(&pager, |pager| {
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (views, done, pages) = (&views, &done, &pages);
+                scope.spawn(move || {
+                    let mut random = crate::Random(thread);
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let (view, number) = {
+                            let views = views.lock().unwrap();
+                            views[random.below(views.len())].clone()
+                        };
+                        let index = random.below(5000);
+                        let bytes = match expected(index, number) {
+                            None => [pages[index].index() as u8 | 1; 8],
+                            Some(number) => number.to_le_bytes(),
+                        };
+                        assert_eq!(view.page(pages[index]).unwrap()[..8], bytes);
+                    }
+                });
+            }
+            let mut most = 0;
+            for number in 1..=300 {
+                let transaction = pager.begin().unwrap();
+                for index in (0..5000).filter(|index| index % 50 == number % 50) {
+                    transaction.write(pages[index]).unwrap()[..8].copy_from_slice(&number.to_le_bytes());
+                }
+                transaction.commit_with(Durability::Deferred).unwrap();
+                let mut views = views.lock().unwrap();
+                views.push((pager.view(), number));
+                if views.len() > 60 {
+                    views.remove(number % 59);
+                }
+                drop(views);
+                most = most.max(pager.stats().shelved_blocks);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(most > 100, "{most} blocks");
+        });
+        views.lock().unwrap().clear();
+        assert_eq!(pager.stats().shelved_blocks, 0);
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+    });
+}
+
+#[test]
 fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
     let pager = in_memory(&inline().memory(2 * MIB).file_limit_bytes(20 << 20));
     let pages = with_pages(&pager, 1600);
