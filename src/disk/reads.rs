@@ -13,10 +13,13 @@ use super::ring::is_passing;
 
 /// Reads that can be under way at a time.
 const ENTRIES: u32 = 64;
+/// Waited for at once is this part of those under way.
+const WAITED_PART: usize = 8;
 
 /// A ring for reads, for one thread. Dropping it waits for what is under way.
 pub(crate) struct ReadRing {
     ring: IoUring,
+    is_enabled: bool,
     under_way: usize,
 }
 
@@ -26,7 +29,22 @@ impl ReadRing {
     /// # Errors
     /// The system's.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { ring: IoUring::new(ENTRIES)?, under_way: 0 })
+        // What has ended is looked at when its thread waits, and not by interrupting it. Older kernels do not know how.
+        let quiet = IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(ENTRIES);
+        let (ring, is_enabled) = match quiet {
+            Ok(ring) => (ring, false),
+            Err(_) => (IoUring::new(ENTRIES)?, true),
+        };
+        Ok(Self { ring, is_enabled, under_way: 0 })
+    }
+
+    /// The calling thread is the one that begins and waits from now on.
+    fn enable(&mut self) -> io::Result<()> {
+        if !self.is_enabled {
+            self.ring.submitter().register_enable_rings()?;
+            self.is_enabled = true;
+        }
+        Ok(())
     }
 
     /// Reads that can be under way at a time.
@@ -66,8 +84,10 @@ impl ReadRing {
     /// # Errors
     /// The system's. What is under way may then never be known to have ended.
     pub(crate) fn wait(&mut self, ended: &mut Vec<(u64, usize)>) -> io::Result<()> {
+        self.enable()?;
         while ended.is_empty() && self.under_way > 0 {
-            match self.ring.submit_and_wait(1) {
+            // One at a time, this thread would be woken for each.
+            match self.ring.submit_and_wait((self.under_way / WAITED_PART).max(1)) {
                 Err(error) if !is_passing(&error) => return Err(error),
                 _ => {}
             }

@@ -283,8 +283,8 @@ impl Transaction {
         self.origin_to_change(page).map(drop)
     }
 
-    /// Marks a point to go back to. What is changed later shares its memory with what was, until it differs; dropping
-    /// the savepoint gives that memory back.
+    /// Marks a point to go back to. What is changed later shares its memory with what was, until it differs; beyond the
+    /// transaction's share of memory, what was goes to disk first. Dropping the savepoint gives memory and space back.
     ///
     /// # Errors
     /// `PageBorrowed` if a page is open for changing.

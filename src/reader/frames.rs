@@ -7,7 +7,7 @@ use super::Shared;
 use crate::buffer::{BufferManager, FrameGuard, Newest, PageSource, ReadState, StorePages};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CodecId};
-use crate::id::{Generation, PageId, SizeClass};
+use crate::id::{Extent, Generation, PageId, SizeClass};
 use crate::map::Nodes;
 use crate::pager::ahead;
 use crate::store::{PageReader, Pinned, State, file_place, is_stored, read_page};
@@ -62,18 +62,27 @@ impl ahead::Source for At<'_> {
     /// What is mapped is read by the system; what is not right there, by whoever meets it.
     fn begin(&self, pages: &[PageId]) -> Result<()> {
         let Some(mapped) = &self.shared.mapped else { return self.pages().prefetch(self, pages) };
+        // Pages that were made together mostly lie together: one call for all of them.
+        let mut run = Extent::default();
         for page in pages {
-            match self.pointer(*page) {
-                Err(Error::PageNotFound { .. }) => {}
-                pointer => mapped.will_need(&pointer?),
+            let extent = match self.pointer(*page) {
+                Err(Error::PageNotFound { .. }) => continue,
+                pointer => pointer?.extent(),
+            };
+            if extent.start == run.end() {
+                run.blocks = run.blocks.saturating_add(extent.blocks);
+            } else {
+                mapped.will_need(run);
+                run = extent;
             }
         }
+        mapped.will_need(run);
         Ok(())
     }
 
     fn begin_chunks(&self, page: PageId, chunks: &[BlockPointer]) {
         match &self.shared.mapped {
-            Some(mapped) => chunks.iter().for_each(|chunk| mapped.will_need(chunk)),
+            Some(mapped) => chunks.iter().for_each(|chunk| mapped.will_need(chunk.extent())),
             None => self.pages().prefetch_chunks(page, chunks),
         }
     }

@@ -9,7 +9,7 @@ use super::table::Table;
 use crate::disk::FileDisk;
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CodecId, PointerFlags, checksum};
-use crate::id::{Block, Generation, PageId, SizeClass};
+use crate::id::{Block, Extent, Generation, PageId, SizeClass};
 use crate::map::PointerHasher;
 use crate::memory::GrowingFile;
 
@@ -71,9 +71,8 @@ impl Mapped {
         Some(bytes)
     }
 
-    /// What lies at `pointer` is going to be read: the system may begin with that.
-    pub(super) fn will_need(&self, pointer: &BlockPointer) {
-        let extent = pointer.extent();
+    /// These blocks are going to be read: the system may begin with that.
+    pub(super) fn will_need(&self, extent: Extent) {
         if !extent.is_empty() {
             self.file.will_need(extent.start.offset_bytes(), extent.length_bytes());
         }

@@ -195,6 +195,10 @@ fn a_thousand_views_of_as_many_generations_take_no_memory() {
     assert!(pager.pins().is_empty());
 }
 
+fn bytes_of(number: usize) -> [u8; 8] {
+    (number as u64).to_le_bytes()
+}
+
 #[test]
 fn map_nodes_of_a_thousand_old_views_go_to_disk() {
     const SPREAD: usize = 20_000;
@@ -211,7 +215,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
         for number in 1..=1000 {
             let transaction = pager.begin().unwrap();
             for index in changed(number) {
-                transaction.write(pages[index]).unwrap()[8..16].copy_from_slice(&(number as u64).to_le_bytes());
+                transaction.write(pages[index]).unwrap()[8..16].copy_from_slice(&bytes_of(number));
                 model[index] = number;
             }
             transaction.commit_with(Durability::Deferred).unwrap();
@@ -231,7 +235,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
                 let guard = view.page(pages[index]).unwrap();
                 let bytes = match expected {
                     0 => [pages[index].index() as u8 | 1; 8],
-                    number => (number as u64).to_le_bytes(),
+                    number => bytes_of(number),
                 };
                 assert_eq!(guard[8..16], bytes, "page {index} in generation {number}");
             }
@@ -242,7 +246,7 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
         assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
         pager.checkpoint().unwrap();
         let (first, _) = &views[0];
-        assert_eq!(first.page(pages[changed(1).next().unwrap()]).unwrap()[8..16], 1u64.to_le_bytes());
+        assert_eq!(first.page(pages[changed(1).next().unwrap()]).unwrap()[8..16], bytes_of(1));
         let held = pager.stats().status.blocks_free;
         views.clear();
         let stats = pager.stats();
@@ -253,8 +257,61 @@ fn map_nodes_of_a_thousand_old_views_go_to_disk() {
     pager.close().unwrap();
     let pager = open_on(&disk, &inline().memory(16 * MIB));
     for (index, number) in model.iter().enumerate().filter(|(_, number)| **number > 0) {
-        assert_eq!(pager.view().page(pages[index]).unwrap()[8..16], (*number as u64).to_le_bytes());
+        assert_eq!(pager.view().page(pages[index]).unwrap()[8..16], bytes_of(*number));
     }
+}
+
+#[test]
+fn old_views_are_read_while_their_map_nodes_go_to_disk() {
+    let pager = in_memory(&inline().memory(2 * MIB));
+    let pages = with_pages(&pager, 5000);
+    pager.checkpoint().unwrap();
+    let views = std::sync::Mutex::new(vec![(pager.view(), 0)]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    // Each commit writes its number into every fiftieth page; which ones depends on the number.
+    let expected = |index: usize, number: usize| (1..=number).rev().find(|number| index % 50 == number % 50);
+    watched(&pager, |pager| {
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (views, done, pages) = (&views, &done, &pages);
+                scope.spawn(move || {
+                    let mut random = crate::Random(thread);
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let (view, number) = {
+                            let views = views.lock().unwrap();
+                            views[random.below(views.len())].clone()
+                        };
+                        let index = random.below(5000);
+                        let bytes = match expected(index, number) {
+                            None => [pages[index].index() as u8 | 1; 8],
+                            Some(number) => bytes_of(number),
+                        };
+                        assert_eq!(view.page(pages[index]).unwrap()[..8], bytes);
+                    }
+                });
+            }
+            let mut most = 0;
+            for number in 1..=300 {
+                let transaction = pager.begin().unwrap();
+                for index in (0..5000).filter(|index| index % 50 == number % 50) {
+                    transaction.write(pages[index]).unwrap()[..8].copy_from_slice(&bytes_of(number));
+                }
+                transaction.commit_with(Durability::Deferred).unwrap();
+                let mut views = views.lock().unwrap();
+                views.push((pager.view(), number));
+                if views.len() > 60 {
+                    views.remove(number % 59);
+                }
+                drop(views);
+                most = most.max(pager.stats().shelved_blocks);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(most > 100, "{most} blocks");
+        });
+        views.lock().unwrap().clear();
+        assert_eq!(pager.stats().shelved_blocks, 0);
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+    });
 }
 
 #[test]
@@ -267,8 +324,7 @@ fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
         let write = || {
             let transaction = pager.begin()?;
             for at in 0..8 {
-                transaction.write(pages[(number * 37 + at * 201) % 1600])?[8..16]
-                    .copy_from_slice(&(number as u64).to_le_bytes());
+                transaction.write(pages[(number * 37 + at * 201) % 1600])?[8..16].copy_from_slice(&bytes_of(number));
             }
             transaction.commit()
         };
@@ -285,7 +341,7 @@ fn where_there_is_no_space_for_map_nodes_of_old_views_they_stay_in_memory() {
     for (view, number) in &views {
         for at in 0..8 {
             let page = pages[(number * 37 + at * 201) % 1600];
-            assert_eq!(view.page(page).unwrap()[8..16], (*number as u64).to_le_bytes());
+            assert_eq!(view.page(page).unwrap()[8..16], bytes_of(*number));
         }
     }
     drop(views);

@@ -83,6 +83,8 @@ fn what_the_ring_cannot_read_is_the_error_of_who_reads_it() {
         let pages = store(&path, 400, Compression::NONE);
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let pager = Pager::open(&path, &inline().caching(caching)).unwrap();
+        // The nodes of the map are in memory from here on.
+        assert_eq!(pager.view().page_ids(SMALL).count(), 400);
         let (bad, bad_at) = pages[100];
         let mut byte = [0];
         file.read_exact_at(&mut byte, bad_at + 2000).unwrap();

@@ -32,6 +32,8 @@ use crate::id::{PageId, SizeClass};
 use job::{Goal, Job, OnTheWay};
 use threads::Threads;
 
+/// Loads that are handed over at once.
+const AT_ONCE: usize = 16;
 /// Frames on their way take at most this part of the budget.
 const BUDGET_PART: usize = 4;
 
@@ -90,6 +92,10 @@ impl StorePages {
             let bytes = page.class().page_bytes() as usize;
             let Some(on_the_way) = self.inner.crew.admit(bytes, self.inner.limit()) else { break };
             jobs.extend(self.begin_page(at, *page, on_the_way)?);
+            // These are read while the next are begun.
+            if jobs.len() == AT_ONCE {
+                self.inner.crew.add(std::mem::take(&mut jobs));
+            }
         }
         self.inner.crew.add(jobs);
         Ok(())
