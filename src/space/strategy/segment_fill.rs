@@ -31,6 +31,9 @@ use crate::space::{AllocationStrategy, FreeSpace, LEAF_BLOCKS, Purpose, Request,
 /// One segment in so many is the reserve.
 const RESERVE: u64 = 256;
 
+/// And so many more, in a small file too: for log and for what is moved.
+const RESERVE_LEAST: u64 = 2;
+
 /// Fills wholly free segments, one for each purpose, and when few are left, holes.
 #[derive(Debug, Default)]
 pub struct SegmentFill {
@@ -69,8 +72,7 @@ impl AllocationStrategy for SegmentFill {
     }
 
     fn segments_wanted(&self, segments_total: u64) -> u64 {
-        // Half as much again as the reserve, so that the cleaner has time.
-        segments_total * 3 / (2 * RESERVE) + Purpose::ALL.len() as u64
+        kept_free(segments_total)
     }
 
     fn is_filling(&self, segment: Segment) -> bool {
@@ -93,7 +95,7 @@ impl SegmentFill {
         let may_take_reserve = request.purpose != Purpose::Data && free.segments_free() > 0;
         if !has_plenty(free)
             && !may_take_reserve
-            && let Some(extent) = fitting_hole(free, request)
+            && let Some(extent) = self.fitting_hole(free, request)
         {
             return Ok(Some(extent));
         }
@@ -107,6 +109,29 @@ impl SegmentFill {
             return Ok(Some(extent));
         }
         Ok(self.open_next(free, request))
+    }
+
+    /// A hole that is hardly longer than what is wanted; if all are shorter, one of the longest. Not where another purpose
+    /// goes on: there, what is moved would soon need the next free segment, and moving would win nothing.
+    fn fitting_hole(&self, free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
+        let (shortest, longest) = (request.shortest(), request.longest());
+        if shortest > longest {
+            return None;
+        }
+        let of_others = |segment| {
+            let others = self.open.iter().zip(Purpose::ALL).filter(|(_, purpose)| *purpose != request.purpose);
+            others.filter_map(|(open, _)| open.as_ref()).any(|open| open.segment == segment)
+        };
+        // In this class and those above every hole is long enough; below it, not all are, but there it takes the longest.
+        let ample = longest.next_power_of_two().ilog2();
+        let upwards = ample..u32::BITS;
+        let downwards = (shortest.ilog2()..ample).rev();
+        let present = free.hole_classes();
+        let mut classes = upwards.chain(downwards).filter(|class| present >> class & 1 == 1);
+        classes.find_map(|class| {
+            let hole = free.find_hole(class, shortest, longest, |segment| !of_others(segment));
+            hole.and_then(|hole| request.fit(hole))
+        })
     }
 
     /// The next blocks of the open segment, and of the wholly free ones behind it.
@@ -167,22 +192,12 @@ impl SegmentFill {
 
 /// Whether more segments are wholly free than the reserve.
 fn has_plenty(free: &FreeSpace<'_>) -> bool {
-    free.segments_free() > free.segments_known() / RESERVE
+    free.segments_free() > kept_free(free.segments_known())
 }
 
-/// A hole that is hardly longer than what is wanted; if all are shorter, one of the longest.
-fn fitting_hole(free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
-    let (shortest, longest) = (request.shortest(), request.longest());
-    if shortest > longest {
-        return None;
-    }
-    // In this class and those above every hole is long enough; below it, not all are, but there it takes the longest.
-    let ample = longest.next_power_of_two().ilog2();
-    let upwards = ample..u32::BITS;
-    let downwards = (shortest.ilog2()..ample).rev();
-    let present = free.hole_classes();
-    let mut classes = upwards.chain(downwards).filter(|class| present >> class & 1 == 1);
-    classes.find_map(|class| free.find_hole(class, shortest, longest).and_then(|hole| request.fit(hole)))
+/// How many of so many segments pages of commits leave free.
+fn kept_free(segments: u64) -> u64 {
+    segments / RESERVE + RESERVE_LEAST
 }
 
 /// A run of exactly this length: from the start of a segment if there is one, else anywhere.
