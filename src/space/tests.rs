@@ -337,7 +337,7 @@ fn a_closed_segment_takes_nothing_new_and_is_whole_once_it_is_empty() {
 fn questions_about_what_does_not_exist_are_answered() {
     let mut space = Space::new(100, 16, default_strategy());
     let mut free = space.free_space();
-    assert_eq!(free.find_hole(99, 1, 1), None);
+    assert_eq!(free.find_hole(99, 1, 1, |_| true), None);
     assert_eq!(free.next_free_segment(Segment(u64::MAX)), None);
     assert_eq!(free.next_run(Block(u64::MAX), 1).unwrap(), None);
     assert_eq!(free.find_run(Block(50)..Block(20), 0, 0).unwrap(), None);
