@@ -347,3 +347,23 @@ fn questions_about_what_does_not_exist_are_answered() {
     assert_eq!(space.leaf_bytes(u64::MAX).unwrap(), [0; 4096]);
     assert!(space.close_segment(Segment(u64::MAX)).unwrap().is_empty());
 }
+
+#[test]
+fn holes_of_segments_that_are_passed_by_are_left_alone_until_others_are() {
+    let mut space = Space::new(1024, 64, default_strategy());
+    // A hole of 20 blocks in segment 3, one of 10 in segment 8; all else is in use.
+    for used in [Extent::new(0, 192), Extent::new(212, 300), Extent::new(522, 502)] {
+        space.take(used).unwrap();
+    }
+    let one = Request::exactly(1, Purpose::Data);
+    space.pass_by(&[Segment(3)]);
+    assert_eq!(space.allocate(&one).unwrap(), Some(Extent::new(512, 1)));
+    // What is released there is no hole either.
+    space.release(Extent::new(212, 20)).unwrap();
+    assert_eq!(space.allocate(&one).unwrap(), Some(Extent::new(513, 1)));
+    space.check_invariants().unwrap();
+    space.pass_by(&[Segment(8)]);
+    let hole = space.allocate(&Request::exactly(40, Purpose::Data)).unwrap();
+    assert_eq!(hole, Some(Extent::new(192, 40)), "found again, with what was released meanwhile");
+    space.check_invariants().unwrap();
+}

@@ -218,8 +218,10 @@ mod tests {
             changes in proptest::collection::vec((0..LEAF_BLOCKS, prop_oneof![1u32..9, 1u32..2000]), 1..60),
             segment_blocks in prop_oneof![Just(4u32), Just(64), Just(256), Just(LEAF_BLOCKS)],
             minimum in 1u32..300,
+            passed_by in proptest::collection::vec(0..LEAF_BLOCKS, 0..3),
         ) {
             let mut leaf = Leaf::empty(LEAF_BLOCKS, segment_blocks);
+            let passed_by: Vec<u32> = passed_by.into_iter().map(|block| block / segment_blocks).collect();
             for (start, blocks) in changes {
                 let blocks = start..(start + blocks).min(LEAF_BLOCKS);
                 for change in [Change::Take, Change::Release] {
@@ -228,6 +230,8 @@ mod tests {
                         break;
                     }
                 }
+                leaf.check_invariants();
+                leaf.pass_by(if start % 2 == 0 { passed_by.clone() } else { Vec::new() });
                 leaf.check_invariants();
                 if leaf.find_run(0..LEAF_BLOCKS, minimum, minimum).is_none() {
                     leaf.no_run_of(minimum);
@@ -238,6 +242,7 @@ mod tests {
                     if let Some(hole) = hole {
                         prop_assert!(leaf.allows(hole.clone(), Change::Take));
                         prop_assert!(leaf.segment_free(hole.start / segment_blocks) < segment_blocks);
+                        prop_assert!(!leaf.passed_by.contains(&(hole.start / segment_blocks)));
                         prop_assert_eq!(hole.start / segment_blocks, (hole.end - 1) / segment_blocks);
                     }
                 }

@@ -305,17 +305,28 @@ mod tests {
     #[test]
     fn the_reserve_is_kept_for_what_fits_no_hole() {
         let mut space = space(4 * RESERVE);
-        // Every other block of all but six segments.
-        for block in (0..(4 * RESERVE - 6) * 16).step_by(2) {
+        // Every other block of all but eight segments.
+        for block in (0..(4 * RESERVE - 8) * 16).step_by(2) {
             space.take(Extent::new(block, 1)).unwrap();
         }
         for _ in 0..1000 {
             allocate(&mut space, 3, Purpose::Data);
         }
-        assert_eq!(space.free_space().segments_free(), 4);
+        assert_eq!(space.free_space().segments_free(), 4 + RESERVE_LEAST);
         let large = space.allocate(&Request::exactly(16, Purpose::Data)).unwrap();
         assert!(large.is_some_and(|extent| extent.start.0.is_multiple_of(16)));
-        assert_eq!(space.free_space().segments_free(), 3);
+        assert_eq!(space.free_space().segments_free(), 3 + RESERVE_LEAST);
+    }
+
+    #[test]
+    fn where_another_purpose_goes_on_is_no_hole() {
+        let mut space = space(4);
+        // One hole of two blocks; segments 1 and 2 are free, and 3 is full.
+        space.take(Extent::new(0, 14)).unwrap();
+        space.take(Extent::new(48, 16)).unwrap();
+        assert_eq!(allocate(&mut space, 5, Purpose::Moved), Extent::new(16, 5));
+        assert_eq!(allocate(&mut space, 4, Purpose::Data), Extent::new(14, 2), "not behind what was moved");
+        assert_eq!(allocate(&mut space, 5, Purpose::Moved), Extent::new(21, 5));
     }
 
     #[test]
