@@ -110,9 +110,8 @@ impl Bench {
         let start = Instant::now();
         let transaction = self.pager.begin().unwrap();
         for id in &chosen {
-            let mut page = transaction.overwrite(*id).unwrap();
-            page.copy_from_slice(&self.page);
-            page[..8].copy_from_slice(&id.to_bytes());
+            self.page[..8].copy_from_slice(&id.to_bytes());
+            transaction.write_at(*id, 0, &self.page).unwrap();
         }
         transaction.commit().unwrap();
         start.elapsed()

@@ -322,14 +322,28 @@ impl BufferManager {
     /// [`Error::BudgetTooSmall`] if the budget is smaller than a frame of this class; [`Error::BudgetExhausted`] if
     /// nothing can be evicted to make room for it; `Memory` if the system refuses address space.
     pub fn frame(&self, class: SizeClass) -> Result<Frame> {
+        let mut frame = self.obtain_frame(class)?;
+        frame.make_zero();
+        Ok(frame)
+    }
+
+    /// A frame that nobody else sees, with whatever bytes it had before: for those who fill all of it.
+    ///
+    /// # Errors
+    /// As [`BufferManager::frame`].
+    pub fn stale_frame(&self, class: SizeClass) -> Result<Frame> {
+        let frame = self.obtain_frame(class)?;
+        frame.claim();
+        Ok(frame)
+    }
+
+    fn obtain_frame(&self, class: SizeClass) -> Result<Frame> {
         let needed_bytes = charge_of(class);
         if needed_bytes > self.inner.limit {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
         let name = self.inner.obtain(class, Use::Private, None)?;
-        let frame = Frame::new(Arc::clone(&self.inner), name);
-        let Some(mut frame) = frame else { unreachable!("the frame's pool is there") };
-        frame.make_zero();
+        let Some(frame) = Frame::new(Arc::clone(&self.inner), name) else { unreachable!("the frame's pool is there") };
         Ok(frame)
     }
 

@@ -40,7 +40,7 @@ use super::source::ReadState;
 use super::stats::count_hit;
 use super::store::{Store, leaf_charge};
 use super::sync::light_fence;
-use super::thread;
+use super::thread::{self, Epoch};
 use super::units::{Unit, UnitKey, hash_page, hash_unit};
 use crate::error::{Error, Result};
 use crate::format::BlockPointer;
@@ -158,6 +158,14 @@ impl StorePages {
                 }
             }
         }
+    }
+
+    /// Whether the page is in memory as a reader of this generation sees it, and so was allocated then. It does not count
+    /// as wanted for this.
+    pub fn is_in_memory(&self, generation: Generation, page: PageId) -> bool {
+        let Some(descriptor) = self.store.table.find(page) else { return false };
+        let _epoch = Epoch::enter();
+        matches!(descriptor.find(generation.0), Seen::Frame(_))
     }
 
     /// A guard of the newest version that was published of a page, if it is in memory. The page does not count as wanted

@@ -345,7 +345,11 @@ impl PoolState {
     }
 }
 
-/// Whether the frame's bytes are known to be zero; they are not, from now on.
+/// Whether the frame's bytes are known to be zero; they are not, from now on. The caller has the frame to itself.
 pub(super) fn take_zero(meta: &Meta) -> bool {
-    meta.is_zero.swap(0, Ordering::Relaxed) != 0
+    let is_zero = meta.is_zero.load(Ordering::Relaxed) != 0;
+    if is_zero {
+        meta.is_zero.store(0, Ordering::Relaxed);
+    }
+    is_zero
 }

@@ -1,5 +1,6 @@
 //! Publication: what a commit wrote becomes what readers find.
 
+use std::hint;
 use std::sync::atomic::Ordering;
 
 use super::frame::Frame;
@@ -48,6 +49,7 @@ impl StorePages {
             if batch.is_empty() {
                 return;
             }
+            self.warm(&batch);
             // Frames that cannot be used are dropped when the lock is not held.
             let mut unused = Vec::new();
             let mut room = self.inner.room();
@@ -57,6 +59,18 @@ impl StorePages {
             drop(room);
             self.inner.announce();
         }
+    }
+
+    /// Looks at what publishing the pages will change. Nothing depends on what is seen; but these looks do not wait for
+    /// one another, as the changes would.
+    fn warm(&self, batch: &[Change]) {
+        let mut addresses = [0; AT_ONCE];
+        for (change, address) in batch.iter().zip(&mut addresses) {
+            let word = self.store.table.find(change.page).map_or(Word::EVICTED, Descriptor::word);
+            *address = if word.has_frame() { word.address() } else { 0 };
+        }
+        let seen = addresses.iter().filter_map(|address| self.inner.pools.find(*address));
+        hint::black_box(seen.fold(0, |sum, (pool, number)| sum ^ pool.meta(number).slot.load(Ordering::Relaxed)));
     }
 
     fn publish_one(&self, room: &mut Room, generation: Generation, change: Change) -> Option<Frame> {

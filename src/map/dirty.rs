@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::slots::Slots;
 use crate::format::BlockPointer;
 use crate::id::Generation;
 
@@ -28,8 +29,8 @@ pub(super) enum Base {
 pub(super) struct DirtyNode {
     /// The node on disk that this one will replace.
     pub(super) base: Base,
-    /// The slots that differ from the base, in rising order.
-    pub(super) slots: Vec<(u8, Child)>,
+    /// The slots that differ from the base.
+    pub(super) slots: Slots,
 }
 
 impl Child {
@@ -52,7 +53,7 @@ impl Child {
     pub(super) fn make_dirty(&mut self, created: &mut usize) -> &mut DirtyNode {
         if let Self::Clean(pointer) = *self {
             *created += 1;
-            *self = Self::Dirty(Arc::new(DirtyNode { base: Base::Known(pointer), slots: Vec::new() }));
+            *self = Self::Dirty(Arc::new(DirtyNode { base: Base::Known(pointer), slots: Slots::default() }));
         }
         match self {
             Self::Dirty(node) => Arc::make_mut(node),
@@ -63,28 +64,20 @@ impl Child {
 
 impl DirtyNode {
     pub(super) fn slot(&self, slot: u8) -> Option<&Child> {
-        self.slots.binary_search_by_key(&slot, |entry| entry.0).ok().map(|index| &self.slots[index].1)
+        self.slots.get(slot)
     }
 
     /// The inner node in a slot, made if there is none in memory yet; `created` counts those made.
     pub(super) fn inner_mut(&mut self, slot: u8, created: &mut usize) -> &mut DirtyNode {
-        let index = match self.slots.binary_search_by_key(&slot, |entry| entry.0) {
-            Ok(index) => index,
-            Err(index) => {
-                *created += 1;
-                let node = DirtyNode { base: Base::Inherited, slots: Vec::new() };
-                self.slots.insert(index, (slot, Child::Dirty(Arc::new(node))));
-                index
-            }
-        };
-        self.slots[index].1.make_dirty(created)
+        let child = self.slots.get_or_insert_with(slot, || {
+            *created += 1;
+            Child::Dirty(Arc::new(DirtyNode { base: Base::Inherited, slots: Slots::default() }))
+        });
+        child.make_dirty(created)
     }
 
     /// Sets what a slot at level 0 maps to.
     pub(super) fn set_slot(&mut self, slot: u8, pointer: BlockPointer) {
-        match self.slots.binary_search_by_key(&slot, |entry| entry.0) {
-            Ok(index) => self.slots[index].1 = Child::Clean(pointer),
-            Err(index) => self.slots.insert(index, (slot, Child::Clean(pointer))),
-        }
+        *self.slots.get_or_insert_with(slot, || Child::NULL) = Child::Clean(pointer);
     }
 }

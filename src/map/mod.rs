@@ -20,6 +20,7 @@ mod compare;
 mod dirty;
 mod many;
 mod nodes;
+mod slots;
 mod tree;
 mod write;
 

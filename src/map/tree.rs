@@ -220,7 +220,7 @@ impl Tree {
         while self.height < height_of(self.length) {
             if !self.root.is_null() {
                 let below = std::mem::replace(&mut self.root, Child::NULL);
-                self.root.make_dirty(created).slots.push((0, below));
+                *self.root.make_dirty(created).slots.get_or_insert_with(0, || Child::NULL) = below;
             }
             self.height += 1;
         }

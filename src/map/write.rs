@@ -106,17 +106,17 @@ impl<'a> TreeWriter<'a> {
             // Its children were written too, but what they replace belongs on this tree's list as well.
             for (slot, child) in node.slots.iter().filter(|_| level > 0) {
                 if let Child::Dirty(below) = child {
-                    let in_base = base_node.as_ref().map(|node| node.entries()[*slot as usize]).unwrap_or_default();
-                    self.node(tree, below, in_base, level - 1, position_of(start, level, *slot), replaced)?;
+                    let in_base = base_node.as_ref().map(|node| node.entries()[slot as usize]).unwrap_or_default();
+                    self.node(tree, below, in_base, level - 1, position_of(start, level, slot), replaced)?;
                 }
             }
             return Ok(outcome);
         }
         let mut merged = base_node.as_deref().cloned().unwrap_or_else(Node::empty);
         let mut free = merged.summary().free_entries;
-        for (slot, child) in &node.slots {
-            let in_base = merged.entries()[*slot as usize];
-            let position = position_of(start, level, *slot);
+        for (slot, child) in node.slots.iter() {
+            let in_base = merged.entries()[slot as usize];
+            let position = position_of(start, level, slot);
             let pointer = match (level, child) {
                 (0, Child::Clean(pointer)) => *pointer,
                 (0, Child::Dirty(_)) => unreachable!("a child at level 0 is what the tree maps to"),
@@ -132,7 +132,7 @@ impl<'a> TreeWriter<'a> {
                     outcome.pointer
                 }
             };
-            merged.entries_mut()[*slot as usize] = pointer;
+            merged.entries_mut()[slot as usize] = pointer;
         }
         if tree.shape.kind != NodeKind::Map {
             free = 0;

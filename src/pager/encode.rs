@@ -48,8 +48,11 @@ struct Work<'a, 'b> {
 pub(super) fn encode<'a, 'b>(changes: &'b mut Changes<'a>, choose: impl Fn(PageId) -> Compression) {
     let (mut work, mut bytes) = (Vec::new(), 0);
     for (page, change) in &mut changes.pages {
+        if page.class() == SizeClass::MIN {
+            continue;
+        }
         let compression = choose(*page);
-        if compression.is_none() || page.class() == SizeClass::MIN {
+        if compression.is_none() {
             continue;
         }
         let mut add = |content: &'b mut Content<'a>| {

@@ -41,7 +41,7 @@ impl Transaction {
         let origin = self.origin_to_change(page)?;
         let own = self.own.inner.borrow_mut().private.take_whole(page);
         let Some(own) = own else {
-            let mut frame = self.frame(page.class())?;
+            let mut frame = self.stale_frame(page.class())?;
             if let Some(target) = frame.get_mut() {
                 self.read_at(page, 0, target)?;
             }
@@ -56,7 +56,7 @@ impl Transaction {
         } else {
             self.own.inner.borrow_mut().private.put_back(page, own);
         }
-        let mut frame = self.frame(page.class())?;
+        let mut frame = self.stale_frame(page.class())?;
         if let Some(target) = frame.get_mut() {
             self.read_at(page, 0, target)?;
         }

@@ -14,7 +14,7 @@ use super::bytes::{Bytes, Held, Spill};
 use super::handle::Shared;
 use super::private::Content;
 use super::transaction::Transaction;
-use crate::buffer::Frame;
+use crate::buffer::{BufferManager, Frame};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::id::{PageId, SizeClass};
@@ -29,19 +29,28 @@ pub(super) type Unit = (PageId, Option<u32>);
 impl Transaction {
     /// A frame of zeros for this transaction; others are spilled for it if need be.
     pub(super) fn frame(&self, class: SizeClass) -> Result<Frame> {
+        self.frame_by(class, BufferManager::frame)
+    }
+
+    /// As [`Transaction::frame`], with whatever bytes: the caller fills all of it.
+    pub(super) fn stale_frame(&self, class: SizeClass) -> Result<Frame> {
+        self.frame_by(class, BufferManager::stale_frame)
+    }
+
+    fn frame_by(&self, class: SizeClass, obtain: fn(&BufferManager, SizeClass) -> Result<Frame>) -> Result<Frame> {
         let shared = self.shared();
         let bytes = class.page_bytes() as usize;
         if self.report_memory() + bytes > shared.private_limit_bytes {
             self.spill((shared.private_limit_bytes / 4).max(SPILL_BYTES).max(bytes))?;
         }
-        match shared.manager.frame(class) {
+        match obtain(&shared.manager, class) {
             Err(Error::BudgetExhausted { .. }) => {
                 // Everything that can go, goes.
                 self.spill(usize::MAX)?;
-                match shared.manager.frame(class) {
+                match obtain(&shared.manager, class) {
                     Err(Error::BudgetExhausted { .. }) => {
                         shared.flush();
-                        shared.manager.frame(class)
+                        obtain(&shared.manager, class)
                     }
                     other => other,
                 }
@@ -62,10 +71,10 @@ impl Transaction {
         }
     }
 
-    /// Bytes of a page or chunk that `fill` makes of zeros. Where the budget has no room for them, they go to their place
+    /// Bytes of a page or chunk, all of which `fill` sets. Where the budget has no room for them, they go to their place
     /// at once, by way of memory that is not the budget's, for as long as that takes.
     pub(super) fn new_bytes(&self, class: SizeClass, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> {
-        match self.frame(class) {
+        match self.stale_frame(class) {
             Ok(mut frame) => {
                 if let Some(bytes) = frame.get_mut() {
                     fill(bytes);
@@ -87,7 +96,7 @@ impl Transaction {
         match bytes {
             Bytes::Frame(frame) => Ok(Held::Frame(frame.clone())),
             Bytes::Spilled(spill) => {
-                let mut frame = self.frame(page.class().min(SizeClass::CHUNK))?;
+                let mut frame = self.stale_frame(page.class().min(SizeClass::CHUNK))?;
                 if let Some(target) = frame.get_mut() {
                     self.read_spilled(page, spill, target)?;
                 }

@@ -52,7 +52,12 @@ impl Transaction {
             Some(false) => Err(Error::PageNotFound { page }),
             Some(true) => Ok(Origin::Committed),
             None => {
-                self.shared().while_open(|| self.at(None).pointer(page))?;
+                // What is in memory is allocated; of the rest the page map says.
+                let shared = self.shared();
+                shared.while_open(|| match shared.pages.is_in_memory(self.began.base.generation, page) {
+                    true => Ok(()),
+                    false => self.at(None).pointer(page).map(drop),
+                })?;
                 Ok(Origin::Committed)
             }
         }
@@ -83,7 +88,7 @@ impl Transaction {
         match self.seen(page)? {
             Seen::Changed(Content::Whole(bytes)) => self.held(page, &bytes),
             Seen::Changed(_) => {
-                let mut frame = self.frame(page.class())?;
+                let mut frame = self.stale_frame(page.class())?;
                 if let Some(target) = frame.get_mut() {
                     self.read_at(page, 0, target)?;
                 }

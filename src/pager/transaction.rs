@@ -183,8 +183,9 @@ impl Transaction {
             let whole = Part { chunk: part.chunk, start: 0, at: 0, length: CHUNK_BYTES };
             let mut result = Ok(());
             let chunk = self.new_bytes(SizeClass::CHUNK, |target| {
-                if let Some(before) = &before {
-                    result = self.copy_chunk(page, before, whole, target);
+                match &before {
+                    Some(before) => result = self.copy_chunk(page, before, whole, target),
+                    None => target.fill(0),
                 }
                 target[part.start..part.start + part.length].copy_from_slice(bytes);
             })?;
@@ -200,7 +201,8 @@ impl Transaction {
     /// Changes a part of a page of at most 1 MiB.
     fn write_part(&self, page: PageId, offset: usize, bytes: &[u8]) -> Result<()> {
         let whole = bytes.len() as u64 == page.class().page_bytes();
-        if self.shared().check_budget(page).is_ok() {
+        let is_own = self.own.inner.borrow().private.get(page).is_some();
+        if (is_own || !whole) && self.shared().check_budget(page).is_ok() {
             let mut guard = if whole { self.open_zeroed(page)? } else { self.open_page(page)? };
             if !bytes.is_empty() {
                 guard[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -349,3 +349,55 @@ fn pagers_share_a_buffer_and_give_back_what_they_took() {
     assert!(stats.classes.iter().all(|class| class.resident_bytes == 0), "{stats:?}");
     assert!(SizeClass::all().count() >= stats.classes.len());
 }
+
+#[test]
+fn memory_of_other_pages_never_shows_in_what_is_not_written() {
+    let pager = in_memory(&inline().memory(8 << 20));
+    let classes = [SMALL, class(16), class(20), class(21)];
+    // Frames full of something, given back.
+    for class in classes {
+        let transaction = pager.begin().unwrap();
+        let page = transaction.allocate(class).unwrap();
+        transaction.overwrite(page).unwrap().fill(0xee);
+        transaction.abort();
+    }
+    for class in classes {
+        let length = class.page_bytes() as usize;
+        let transaction = pager.begin().unwrap();
+        let pages = transaction.allocate_many(class, 3).unwrap();
+        transaction.write_at(pages[0], 100, b"part").unwrap();
+        transaction.write(pages[1]).unwrap()[7] = 1;
+        transaction.overwrite(pages[2]).unwrap()[9] = 1;
+        transaction.commit().unwrap();
+        let view = pager.view();
+        for (page, start, written) in [(pages[0], 100, &b"part"[..]), (pages[1], 7, &[1]), (pages[2], 9, &[1])] {
+            let mut bytes = vec![0xaa; length];
+            view.read_at(page, 0, &mut bytes).unwrap();
+            let mut expected = vec![0; length];
+            expected[start..start + written.len()].copy_from_slice(written);
+            assert!(bytes == expected, "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_page_written_whole_is_what_was_written_after_savepoints_and_beside_open_pages() {
+    let pager = in_memory(&inline());
+    let transaction = pager.begin().unwrap();
+    let page = transaction.allocate(SMALL).unwrap();
+    transaction.write_at(page, 0, &[1; 4096]).unwrap();
+    let savepoint = transaction.savepoint().unwrap();
+    transaction.write_at(page, 0, &[2; 4096]).unwrap();
+    assert_eq!(transaction.page(page).unwrap()[..], [2; 4096]);
+    transaction.rollback_to(&savepoint).unwrap();
+    assert_eq!(transaction.page(page).unwrap()[..], [1; 4096]);
+    let open = transaction.write(page).unwrap();
+    assert!(matches!(transaction.write_at(page, 0, &[3; 4096]), Err(Error::PageBorrowed { .. })));
+    drop(open);
+    transaction.commit().unwrap();
+    let transaction = pager.begin().unwrap();
+    transaction.write_at(page, 0, &[4; 4096]).unwrap();
+    assert_eq!(pager.view().page(page).unwrap()[..], [1; 4096]);
+    transaction.commit().unwrap();
+    assert_eq!(pager.view().page(page).unwrap()[..], [4; 4096]);
+}
