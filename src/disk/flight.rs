@@ -38,8 +38,10 @@ struct Begun {
     #[cfg(target_os = "linux")]
     file: Arc<std::fs::File>,
     bytes: Arc<AlignedBuffer>,
-    /// By the ring's numbers.
-    parts: Vec<(u64, WritePart)>,
+    /// By what the ring knows them.
+    #[cfg(target_os = "linux")]
+    numbers: Range<u64>,
+    parts: Vec<WritePart>,
 }
 
 impl InFlight {
@@ -86,7 +88,7 @@ impl InFlight {
         let numbers = ring.begin(file, bytes, parts)?;
         let begun = |numbers| {
             let (ring, file, bytes) = (Arc::clone(ring), Arc::clone(file), Arc::clone(bytes));
-            Self(Some(Begun { ring, file, bytes, parts: std::iter::zip(numbers, parts.iter().cloned()).collect() }))
+            Self(Some(Begun { ring, file, bytes, numbers, parts: parts.to_vec() }))
         };
         Ok(numbers.map(begun))
     }
@@ -96,21 +98,17 @@ impl InFlight {
 impl Begun {
     fn has_failed(&self) -> bool {
         let failed = |result: io::Result<usize>| result.is_err_and(|error| !is_to_be_continued(&error));
-        self.parts.iter().any(|(number, _)| self.ring.poll(*number).is_some_and(failed))
+        self.numbers.clone().any(|number| self.ring.poll(number).is_some_and(failed))
     }
 
     fn land(self) -> io::Result<()> {
-        let mut result = Ok(());
-        for (number, part) in &self.parts {
-            // Every part has ended when this returns, whatever became of those before it.
-            result = result.and(self.land_part(*number, part));
-        }
-        result
+        let written = self.ring.wait(self.numbers.clone())?;
+        self.parts.iter().zip(written).try_for_each(|(part, written)| self.complete(part, written))
     }
 
     /// A short or interrupted write is ended by plain calls.
-    fn land_part(&self, number: u64, part: &WritePart) -> io::Result<()> {
-        let written = match self.ring.wait(number) {
+    fn complete(&self, part: &WritePart, written: io::Result<usize>) -> io::Result<()> {
+        let written = match written {
             Ok(written) => written,
             Err(error) if is_to_be_continued(&error) => 0,
             Err(error) => return Err(error),

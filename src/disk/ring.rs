@@ -99,15 +99,17 @@ impl Ring {
         inner.ended.get(&number).map(|result| outcome(*result))
     }
 
-    /// Waits until the write with this number has ended, and says how many bytes it wrote.
-    pub(super) fn wait(&self, number: u64) -> io::Result<usize> {
+    /// Waits until the writes with these numbers have ended, and says how many bytes each wrote. It sleeps until as many
+    /// have ended as are missing: to be woken by each of them would take as long as to begin it.
+    pub(super) fn wait(&self, numbers: Range<u64>) -> io::Result<Vec<io::Result<usize>>> {
         let mut inner = self.lock();
         loop {
             inner.reap();
-            if let Some(result) = inner.ended.remove(&number) {
-                return outcome(result);
+            let missing = numbers.clone().filter(|number| !inner.ended.contains_key(number)).count();
+            if missing == 0 {
+                return Ok(numbers.filter_map(|number| inner.ended.remove(&number)).map(outcome).collect());
             }
-            match inner.ring.submit_and_wait(1) {
+            match inner.ring.submit_and_wait(missing) {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error),
