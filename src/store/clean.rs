@@ -10,9 +10,9 @@
 //! - **C1** What a walk found is a hint. Pages that were written anew or moved since are looked up again and left out.
 //! - **C2** A segment is emptied in one step, by one record. Its free blocks are taken before, so that nothing comes to
 //!   lie there, and given back when the blocks moved away are free too.
-//! - **C5** Commits do not fill the holes of victims: what the walk did not see would have to stay.
 //! - **C3** A segment with much in it that cannot be moved (nodes, log, chunks, what snapshots reach) is passed by.
 //! - **C4** A walk's memory is bounded: 4 bytes for each segment of the file, and 8 for each page of the victims.
+//! - **C5** Commits do not fill the holes of victims: what the walk did not see would stay behind.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;

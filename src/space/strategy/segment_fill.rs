@@ -1,15 +1,18 @@
 //! Segment fill: wholly free segments from start to end, and holes when those run out.
 //!
-//! A commit is cheapest as one contiguous write, so blocks that are asked for one after the other should follow one
-//! another on disk. In an aged file that takes wholly free segments, which a cleaner provides by moving away what is
-//! left in the emptiest. This strategy keeps that cheap: each purpose fills a segment of its own, so that what lives
-//! about as long lies together and segments empty by themselves.
+//! A commit is one contiguous write where blocks that are asked for one after the other follow one another on disk. In an
+//! aged file that takes wholly free segments, which a cleaner provides by moving away what is left in the emptiest. Where
+//! a device takes many writes at once, moving costs more than writing into holes, and several times the bytes. So pages of
+//! commits leave a few segments free, the reserve, which is what a cleaner keeps unless it is asked for more; log, nodes
+//! and pages that fit no hole have them. Each purpose fills a segment of its own, so that what lives about as long lies
+//! together and segments empty by themselves.
 //!
 //! ```text
 //!   wholly free segments    a request gets, in this order
 //!   plenty                  what follows in the open segment, and in the free ones directly behind it
 //!                           the start of a wholly free segment, or a run of several
-//!   few (the reserve)       pages of commits: the hole that fits best; if all are shorter, one of the longest
+//!   few (the reserve)       pages of commits: the hole that fits best; if all are shorter, one of the longest; never
+//!                           behind what another purpose goes on filling
 //!                           all else: the open segment, or one of the reserve
 //!   either                  whatever run there is
 //! ```
