@@ -249,7 +249,7 @@ fn the_background_thread_makes_the_file_longer_beside_many_committing_threads() 
             let mut pages = Vec::new();
             for round in 0..60 {
                 // Some in the log, some in extents.
-                pages.extend(add(&pager, SMALL, if (round + writer) % 2 == 0 { 6 } else { 48 }, 9).unwrap());
+                pages.extend(add(&pager, SMALL, if (round + writer).is_multiple_of(2) { 6 } else { 48 }, 9).unwrap());
                 let transaction = pager.begin().unwrap();
                 let page = pages[round * 7 % pages.len()];
                 transaction.overwrite(page).unwrap().fill(fill_of(page, 9));

@@ -231,7 +231,7 @@ mod tests {
                     }
                 }
                 leaf.check_invariants();
-                leaf.pass_by(if start % 2 == 0 { passed_by.clone() } else { Vec::new() });
+                leaf.pass_by(if start.is_multiple_of(2) { passed_by.clone() } else { Vec::new() });
                 leaf.check_invariants();
                 if leaf.find_run(0..LEAF_BLOCKS, minimum, minimum).is_none() {
                     leaf.no_run_of(minimum);
