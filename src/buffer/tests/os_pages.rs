@@ -8,9 +8,8 @@ use std::process::Command;
 
 use crate::memory::page_bytes;
 
-/// What depends on the size of OS pages, and takes little time.
-const TESTS: [&str; 4] =
-    ["buffer::tests::pages::", "buffer::tests::budget::", "buffer::tests::stress::", "buffer::scratch::"];
+/// What depends on the size of OS pages.
+const TESTS: [&str; 3] = ["buffer::tests::pages::", "buffer::tests::budget::", "buffer::tests::stress::"];
 
 fn with_pages_of(bytes: usize) {
     let output = Command::new(std::env::current_exe().unwrap())
