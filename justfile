@@ -20,6 +20,10 @@ crash-long *arguments:
 readers-long kills="1000":
     VELLUM_KILLS={{ kills }} cargo test --test readers bank -- --nocapture
 
+# Many threads against a sequential history, for so long each; `.ci/tsan` runs them under the race detector.
+stress seconds="660":
+    VELLUM_STRESS_SECONDS={{ seconds }} cargo test --test pager stress -- --nocapture
+
 # Each fuzz target for a while (needs a nightly toolchain and cargo-fuzz).
 fuzz seconds="60":
     for target in $(cargo +nightly fuzz list); do \

@@ -15,6 +15,8 @@ use vellum::process::NoReaders;
 use vellum::store::{PageReader, SeededEntropy, State, Store, VerifyLevel};
 use vellum::{Block, CheckpointNumber, Error, Extent, Generation, Incarnation, PageId, SizeClass, StoreId};
 
+#[path = "format/encoded.rs"]
+mod encoded;
 #[path = "format/small.rs"]
 mod small;
 #[path = "format/text.rs"]
@@ -469,6 +471,47 @@ fn the_golden_file_opens_with_everything_in_it() {
         let snapshot = store.published().pin_snapshot("first").unwrap();
         assert!(read(&snapshot, small::page(12, 0)).unwrap().starts_with(b"hello, page 12:0\0"));
         assert_eq!(read(&snapshot, small::page(12, 2)).unwrap(), vec![0; 4096]);
+        drop(snapshot);
+        let findings = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings;
+        assert!(findings.is_empty(), "{findings:?}");
+    }
+}
+
+/// The same of the one whose pages are encoded.
+#[test]
+fn the_golden_file_of_encoded_pages_opens_with_everything_in_it() {
+    let fresh = encoded::encoded_store();
+    if std::env::var_os("VELLUM_GOLDEN").is_some_and(|word| word == "write-encoded") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/version-1-encoded.hex");
+        std::fs::write(path, golden_text(&fresh)).unwrap();
+    }
+    for file in [encoded::golden_encoded_store(), fresh] {
+        let disk = Arc::new(MemoryDisk::from_bytes(&file));
+        let entropy = Box::new(SeededEntropy(2));
+        let (mut store, report) = Store::open(disk, Arc::new(NoReaders), small::settings(), entropy).unwrap();
+        assert_eq!((report.folded, report.records_replayed, report.records_adopted), (Generation(3), 1, 1));
+        assert_eq!(store.superblock().features_incompatible, 1 << 3 | 1 << 4);
+        let state = store.state();
+        let reader = PageReader::new(store.nodes());
+        let read = |state: &State, page: PageId| {
+            let pointer = state.pointer(store.nodes(), page).unwrap();
+            let mut bytes = vec![0xAA; page.class().page_bytes() as usize];
+            reader.read(page, &pointer, 0, &mut bytes).map(|()| (pointer, bytes)).unwrap()
+        };
+        for (page, version, codecs) in encoded::pages() {
+            let (pointer, bytes) = read(&state, page);
+            assert!(bytes == encoded::bytes_of(page, version), "{page}");
+            let chunk = |chunk: u32| reader.chunk(page, &pointer, chunk).unwrap().codec;
+            let found: Vec<CodecId> = match page.class().is_chunked() {
+                true => (0..page.class().chunks() as u32).map(chunk).collect(),
+                false => vec![pointer.codec],
+            };
+            assert_eq!(found, codecs, "{page}");
+        }
+        let (page, version) = encoded::page_before();
+        let snapshot = store.published().pin_snapshot("before").unwrap();
+        let (pointer, bytes) = read(&snapshot, page);
+        assert!(bytes == encoded::bytes_of(page, version) && pointer.codec.codec().is_some());
         drop(snapshot);
         let findings = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings;
         assert!(findings.is_empty(), "{findings:?}");

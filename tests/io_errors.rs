@@ -45,6 +45,11 @@ pub(crate) fn scripts() -> Vec<(&'static str, Vec<Step>)> {
         ("roll-back", vec![Step::RollBack(0), Step::Write(vec![(12, 1)]), Step::Sync, Step::Checkpoint]),
         ("move", vec![Step::Move(vec![(12, 0), (12, 5), (14, 0)]), Step::Write(vec![(12, 5)])]),
         ("large page", vec![Step::Write(vec![(21, 0)])]),
+        ("encoded pages", vec![Step::WriteEncoded(vec![(14, 0), (13, 1)]), Step::WriteEncoded(vec![(13, 0), (14, 2)])]),
+        (
+            "spilled encoded pages",
+            vec![Step::SpillEncoded(vec![(14, 3), (14, 0), (13, 2)]), Step::WriteSpilled(vec![(12, 4)])],
+        ),
         ("growth", vec![Step::Write(vec![(17, 0)]), Step::Write(vec![(17, 1), (16, 0)])]),
     ]
 }

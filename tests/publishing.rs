@@ -8,10 +8,10 @@ use vellum::disk::{Disk, MemoryDisk};
 use vellum::format::{BlockPointer, EntryKind};
 use vellum::process::NoReaders;
 use vellum::store::{
-    Changes, ChunkUpdate, Durability, PageChange, PageReader, PageUpdate, Publication, PublishHook, Published,
+    Changes, ChunkUpdate, Content, Durability, PageChange, PageReader, PageUpdate, Publication, PublishHook, Published,
     SeededEntropy, Settings, Spilled, Store, VerifyLevel,
 };
-use vellum::{Error, Generation, PageId, SizeClass};
+use vellum::{CodecId, Compression, Error, Generation, PageId, SizeClass};
 
 const MIB: usize = 1 << 20;
 
@@ -120,8 +120,9 @@ fn the_hook_hears_of_every_commit_once_it_is_durable_and_before_it_is_visible() 
 
 /// Reserves space for a page and writes it there.
 fn spill(store: &mut Store, byte: u8, length: usize) -> Spilled {
-    let reserved = store.reserve(&[length as u32]).unwrap();
-    store.medium().spill(&[(reserved[0], &vec![byte; length])]).unwrap()[0]
+    let mut unit = [Content::from(vec![byte; length])];
+    let reserved = store.reserve(&mut unit).unwrap();
+    store.medium().spill(&[(reserved[0], &unit[0])]).unwrap()[0]
 }
 
 #[test]
@@ -165,6 +166,67 @@ fn what_was_spilled_is_committed_once_and_read_back_before() {
 }
 
 #[test]
+fn what_was_spilled_encoded_takes_fewer_blocks_and_is_read_back_decoded() {
+    let disk = Arc::new(MemoryDisk::new());
+    let mut store = store(&disk);
+    let text = |seed: usize, length: usize| -> Vec<u8> {
+        (0..).flat_map(|line: usize| format!("{} {seed}\n", line * seed).into_bytes()).take(length).collect()
+    };
+    let pages =
+        [(page(16, 0), 1, Compression::LZ4), (page(20, 0), 2, Compression::ZSTD), (page(12, 0), 3, Compression::LZ4)];
+    let mut units: Vec<Content<'static>> = pages
+        .iter()
+        .map(|(page, seed, compression)| Content::encode(text(*seed, page.class().page_bytes() as usize), *compression))
+        .collect();
+    let reserved = store.reserve(&mut units).unwrap();
+    // What is written is what was reserved for.
+    let other = (reserved[0], &Content::from(vec![1; 64 << 10]));
+    assert!(matches!(store.medium().spill(&[other]), Err(Error::NotReserved { .. })));
+    let pairs: Vec<_> = reserved.into_iter().zip(&units).collect();
+    let spilled = store.medium().spill(&pairs).unwrap();
+    let codecs: Vec<CodecId> = spilled.iter().map(Spilled::codec).collect();
+    assert_eq!(codecs, [Compression::LZ4.codec(), Compression::ZSTD.codec(), CodecId::RAW]);
+    assert!(store.blocks_reserved() < (64 + 1024 + 4) / 4, "{}", store.blocks_reserved());
+    let check = |store: &Store, pointer_of: &dyn Fn(usize) -> BlockPointer| {
+        for (index, (page, seed, _)) in pages.iter().enumerate() {
+            let mut bytes = vec![0xAA; page.class().page_bytes() as usize];
+            PageReader::new(store.nodes()).read(*page, &pointer_of(index), 0, &mut bytes).unwrap();
+            assert!(bytes == text(*seed, bytes.len()), "{page}");
+        }
+    };
+    check(&store, &|index| spilled[index].pointer());
+    // A page of another size is not made of it.
+    let wrong = vec![(page(15, 0), PageChange::Whole(spilled[0].into()))];
+    assert!(matches!(commit(&mut store, wrong, Durability::Durable), Err(Error::OutOfPage { .. })));
+    let changes = pages.iter().zip(&spilled).map(|((page, ..), spilled)| (*page, PageChange::Whole((*spilled).into())));
+    commit(&mut store, changes.collect(), Durability::Durable).unwrap();
+    assert_sound(&mut store);
+    drop(store);
+
+    let disk: Arc<dyn Disk> = disk;
+    let (mut store, _) =
+        Store::open(disk, Arc::new(NoReaders), Settings::default(), Box::new(SeededEntropy(2))).unwrap();
+    check(&store, &|index| pointer(&store, pages[index].0));
+    assert_sound(&mut store);
+}
+
+#[test]
+fn beside_a_checkpoint_pages_are_spilled_by_known_codecs_only() {
+    let disk = Arc::new(MemoryDisk::new());
+    let mut store = store(&disk);
+    let job = store.checkpoint_begin().unwrap();
+    let mut unit = [Content::encode(vec![7; 16 << 10], Compression::LZ4)];
+    assert_eq!(unit[0].codec(), Compression::LZ4.codec());
+    let reserved = store.reserve(&mut unit).unwrap();
+    assert_eq!((unit[0].codec(), reserved[0].extent().blocks), (CodecId::RAW, 4));
+    let spilled = store.medium().spill(&[(reserved[0], &unit[0])]).unwrap()[0];
+    store.checkpoint_abandon(job).unwrap();
+    commit(&mut store, vec![(page(14, 0), PageChange::Whole(spilled.into()))], Durability::Durable).unwrap();
+    assert_eq!((pointer(&store, page(14, 0)).codec, first_byte(&store, page(14, 0))), (CodecId::RAW, 7));
+    assert_sound(&mut store);
+}
+
+#[test]
 fn what_is_given_back_is_free_again_and_reserving_leaves_room() {
     let disk = Arc::new(MemoryDisk::new());
     let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
@@ -172,7 +234,7 @@ fn what_is_given_back_is_free_again_and_reserving_leaves_room() {
     let mut store = Store::create(shared, Arc::new(NoReaders), settings, Box::new(SeededEntropy(1))).unwrap();
     let mut held = Vec::new();
     let refused = loop {
-        match store.reserve(&[MIB as u32, 4096]) {
+        match store.reserve(&mut [vec![0; MIB].into(), vec![0; 4096].into()]) {
             Ok(reserved) => held.extend(reserved),
             Err(error) => break error,
         }
@@ -190,6 +252,6 @@ fn what_is_given_back_is_free_again_and_reserving_leaves_room() {
     assert_eq!(store.status().blocks_free, free + blocks);
     commit(&mut store, vec![(page(20, 0), PageChange::Whole(vec![1; MIB].into()))], Durability::Durable).unwrap();
     assert_sound(&mut store);
-    assert!(matches!(store.reserve(&[0]), Err(Error::InvalidOption { .. })));
-    assert!(matches!(store.reserve(&[MIB as u32 + 1]), Err(Error::InvalidOption { .. })));
+    assert!(matches!(store.reserve(&mut [Vec::new().into()]), Err(Error::InvalidOption { .. })));
+    assert!(matches!(store.reserve(&mut [vec![0; MIB + 1].into()]), Err(Error::InvalidOption { .. })));
 }

@@ -15,6 +15,8 @@ use vellum::store::{
 use vellum::testing::{History, tiny};
 use vellum::{Error, PageId, SizeClass, Structure};
 
+#[path = "format/encoded.rs"]
+mod encoded;
 #[path = "crash/random.rs"]
 mod random;
 #[path = "stranger/reader.rs"]
@@ -96,6 +98,22 @@ fn assert_read_as_told(file: &[u8]) {
     assert!(starts(&reader.snapshots["first"], small::page(12, 0), b"hello, page 12:0\0"));
     assert!(reader.page(&reader.state, small::page(12, 2).to_u64()).is_err());
     assert_eq!(reader.page(&reader.snapshots["first"], small::page(12, 2).to_u64()).unwrap(), vec![0; 4096]);
+}
+
+#[test]
+fn the_golden_file_of_encoded_pages_reads_as_it_is_told() {
+    for file in [encoded::golden_encoded_store(), encoded::encoded_store()] {
+        let reader = Reader::open(&file).unwrap();
+        assert_eq!((reader.generation, &reader.state.header[..]), (4, &b"encoded"[..]));
+        assert_eq!(reader.pages(&reader.state).unwrap().len(), encoded::pages().len());
+        for (page, version, _) in encoded::pages() {
+            let found = reader.page(&reader.state, page.to_u64()).unwrap();
+            assert!(found == encoded::bytes_of(page, version), "{page}");
+        }
+        let (page, version) = encoded::page_before();
+        let found = reader.page(&reader.snapshots["before"], page.to_u64()).unwrap();
+        assert!(found == encoded::bytes_of(page, version), "{page}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::manager::Inner;
 use super::pool::{Meta, PUBLISHED, take_zero};
 use super::room::{FrameName, is_counted};
+use crate::error::Result;
 use crate::id::SizeClass;
 
 /// A counted handle of a frame. As long as it is the only one, its bytes can be changed; handles of a frame that was
@@ -29,13 +30,16 @@ unsafe impl Sync for Frame {}
 
 impl Frame {
     /// The first handle of a frame that was taken for it.
-    pub(super) fn new(inner: Arc<Inner>, name: FrameName) -> Option<Self> {
-        let pool = inner.pools.get(name.class)?;
+    ///
+    /// # Errors
+    /// Those of making its pool: none, since it is from there.
+    pub(super) fn new(inner: Arc<Inner>, name: FrameName) -> Result<Self> {
+        let pool = inner.pool(name.class, |_| ())?;
         let meta = pool.meta(name.number);
         debug_assert!(!is_counted(meta));
         meta.handles.store(1, Ordering::Release);
         let start = pool.address(name.number);
-        Some(Self { inner, name, start })
+        Ok(Self { inner, name, start })
     }
 
     fn meta(&self) -> Option<&Meta> {

@@ -111,7 +111,7 @@ impl Inner {
             taken = room.take(self, class, usage)?;
             Ok(taken.is_some())
         })?;
-        taken.ok_or_else(|| self.exhausted(&self.room(), bytes))
+        taken.ok_or_else(|| self.exhausted(&self.room(), bytes, Some(class)))
     }
 
     /// As [`Inner::obtain`], for the page `key` of a spiller. If spillers refused, the error is theirs.
@@ -129,7 +129,7 @@ impl Inner {
         match (result, refusals.error) {
             (Err(Error::BudgetExhausted { .. }), Some(error)) => Err(error),
             (Err(error), _) => Err(error),
-            (Ok(()), _) => taken.ok_or_else(|| self.exhausted(&self.room(), bytes)),
+            (Ok(()), _) => taken.ok_or_else(|| self.exhausted(&self.room(), bytes, Some(class))),
         }
     }
 
@@ -179,7 +179,7 @@ impl Inner {
                 None => SHORT_PATIENCE,
             };
             if began.elapsed() >= limit {
-                return Err(self.exhausted(&room, bytes));
+                return Err(self.exhausted(&room, bytes, class));
             }
             // Perhaps they can again.
             refusals.spillers.clear();
@@ -208,9 +208,15 @@ impl Inner {
         self.announce();
     }
 
-    /// The error that says who holds the memory.
-    fn exhausted(&self, room: &Room, needed_bytes: usize) -> Error {
-        Error::BudgetExhausted { needed_bytes, budget_bytes: self.limit, held_by: self.holders(room) }
+    /// The error that says who holds the memory. Of a class whose pool has no addresses left, nobody holds what is left
+    /// of the budget, and nobody can have it.
+    fn exhausted(&self, room: &Room, needed_bytes: usize, class: Option<SizeClass>) -> Error {
+        let mut held_by = self.holders(room);
+        if class.is_some_and(|class| room.lacks_addresses(self, class)) && self.available() >= needed_bytes {
+            let what = "no addresses for it (see `ulimit -v`)".to_owned();
+            held_by.insert(0, Holder { what, bytes: self.available() });
+        }
+        Error::BudgetExhausted { needed_bytes, budget_bytes: self.limit, held_by }
     }
 
     /// Who holds how much, the largest first.
@@ -343,8 +349,7 @@ impl BufferManager {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit, needed_bytes });
         }
         let name = self.inner.obtain(class, Use::Private, None)?;
-        let Some(frame) = Frame::new(Arc::clone(&self.inner), name) else { unreachable!("the frame's pool is there") };
-        Ok(frame)
+        Frame::new(Arc::clone(&self.inner), name)
     }
 
     /// Numbers of now.

@@ -16,7 +16,8 @@
 //!
 //! # A page's descriptor
 //!
-//! Two words: state and frame; and the generation of the frame's content (P1 to P5 in `protocol/descriptor.rs`).
+//! Two words, which lie apart: state and frame; and the generation of the frame's content (P1 to P5 in
+//! `protocol/descriptor.rs`).
 //!
 //! ```text
 //!                     begin_load (lock)               finish_load (lock)
@@ -44,7 +45,7 @@
 //! # When a frame may be used again
 //!
 //! A frame that left its descriptor is in limbo until nobody reads it: no slot and no counter names it, and every thread
-//! in a scope entered that scope later (P6 to P9 in `protocol/record.rs`). Readers say what they read *before* they
+//! in a scope entered that scope later (P6 to P10 in `protocol/record.rs`). Readers say what they read *before* they
 //! look, without a fence where the system has `membarrier`: the evictor, who comes rarely and takes many frames at once,
 //! makes the fence for all. So a hit writes nothing that another thread reads, but for the first touch after the policy
 //! asked.
@@ -57,7 +58,7 @@
 //!
 //! # Invariants
 //!
-//! F1 to F4 in `pool.rs` (memory of frames), P1 to P9 in `protocol/` (descriptors, slots, epochs), B1 to B4 in
+//! F1 to F4 in `pool.rs` (memory of frames), P1 to P10 in `protocol/` (descriptors, slots, epochs), B1 to B4 in
 //! `pages.rs` (loading and publishing), X1 to X3 and T1 to T3 in `scratch/`, E1 to E10 in [`policy`] (eviction); and of
 //! all together:
 //!
@@ -74,6 +75,7 @@
 //! room's (one a manager, on misses and publications only), a shard's (descriptors or units), a wait's. No lock is held
 //! during input and output, nor in code of the caller's.
 
+mod addresses;
 mod budget;
 mod frame;
 mod graveyard;

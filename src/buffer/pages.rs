@@ -111,7 +111,7 @@ impl StorePages {
     #[inline(always)]
     fn try_guard<const TOUCH: bool>(
         &self,
-        descriptor: &Descriptor,
+        descriptor: Descriptor<'_>,
         generation: Generation,
         page: PageId,
     ) -> Option<FrameGuard> {
@@ -140,7 +140,12 @@ impl StorePages {
     }
 
     /// As [`StorePages::try_guard`], counted.
-    fn try_guard_counted(&self, descriptor: &Descriptor, generation: Generation, page: PageId) -> Option<FrameGuard> {
+    fn try_guard_counted(
+        &self,
+        descriptor: Descriptor<'_>,
+        generation: Generation,
+        page: PageId,
+    ) -> Option<FrameGuard> {
         loop {
             let word = descriptor.word();
             if !word.has_frame() {
@@ -230,7 +235,7 @@ impl StorePages {
     /// Evicted → loading, or what else there is to do.
     pub(super) fn begin_load<'a>(
         &'a self,
-        descriptor: &'a Descriptor,
+        descriptor: Descriptor<'a>,
         page: PageId,
         patience: Option<Duration>,
     ) -> Result<Begun<'a>> {
@@ -409,7 +414,7 @@ pub(super) enum Begun<'a> {
 /// A load of a page's newest version, by whoever has this. Dropped, it is cancelled.
 pub(super) struct Load<'a> {
     pages: &'a StorePages,
-    descriptor: &'a Descriptor,
+    descriptor: Descriptor<'a>,
     page: PageId,
     ticket: u64,
     is_open: bool,

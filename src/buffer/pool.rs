@@ -15,6 +15,7 @@ use std::collections::BinaryHeap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::addresses;
 use crate::error::Result;
 use crate::id::SizeClass;
 use crate::memory::{Hint, Reservation, huge_page_bytes};
@@ -98,12 +99,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Address space for `bytes` bytes of frames, or for as much as there is, but for one at least.
+    /// Address space for `bytes` bytes of frames, or for as much as can be spared, but for one at least.
     pub(super) fn reserve(class: SizeClass, bytes: usize) -> Result<Self> {
         let frame = class.page_bytes() as usize;
         let alignment = frame.min(2 << 20);
         let wanted = bytes.next_multiple_of(frame).max(2 << 20);
-        let frames = Reservation::at_most(wanted, (frame + alignment).min(wanted))?;
+        let frames = addresses::reserve(wanted, (frame + alignment).min(wanted))?;
         let start = frames.start().addr().get();
         let skipped = start.next_multiple_of(alignment) - start;
         let capacity = u32::try_from((frames.len() - skipped) / frame).unwrap_or(u32::MAX);

@@ -125,7 +125,7 @@ impl StorePages {
     fn warm(&self, batch: &[Change]) {
         let mut addresses = [0; AT_ONCE];
         for (change, address) in batch.iter().zip(&mut addresses) {
-            let word = self.store.table.find(change.page).map_or(Word::EVICTED, Descriptor::word);
+            let word = self.store.table.find(change.page).map_or(Word::EVICTED, |descriptor| descriptor.word());
             *address = if word.has_frame() { word.address() } else { 0 };
         }
         let seen = addresses.iter().filter_map(|address| self.inner.pools.find(*address));
@@ -165,7 +165,7 @@ impl StorePages {
         room: &mut Room,
         generation: Generation,
         page: PageId,
-        descriptor: &Descriptor,
+        descriptor: Descriptor<'_>,
         frame: Option<Frame>,
         replaced: Option<BlockPointer>,
     ) -> Option<Frame> {

@@ -98,7 +98,7 @@ impl<S: ReadState> Scope<'_, S> {
     /// # Errors
     /// [`Error::PageNotInMemory`], to be passed on by `?`: the scope loads the page and runs again. Of a page that does
     /// not exist, [`StorePages::scope`] returns `PageNotFound`.
-    #[inline]
+    #[inline(always)]
     pub fn page(&self, page: PageId) -> Result<&[u8]> {
         if !self.has_kept.get()
             && let Some(bytes) = self.page_found(page)
@@ -135,7 +135,7 @@ impl<S: ReadState> Scope<'_, S> {
     }
 
     #[inline(always)]
-    fn look(&self, descriptor: &Descriptor) -> Seen {
+    fn look(&self, descriptor: Descriptor<'_>) -> Seen {
         match self.touch {
             Touch::Noticed => descriptor.read(self.generation),
             Touch::Unnoticed => descriptor.find(self.generation),

@@ -76,7 +76,7 @@ impl Store {
         lock(&self.units[meta.owner.load(Ordering::Relaxed) as usize % SHARDS])
     }
 
-    fn page_of(&self, meta: &Meta, class: SizeClass) -> Option<(PageId, &Descriptor)> {
+    fn page_of(&self, meta: &Meta, class: SizeClass) -> Option<(PageId, Descriptor<'_>)> {
         let page = PageId::new(class, meta.owner.load(Ordering::Relaxed))?;
         Some((page, self.table.find(page)?))
     }

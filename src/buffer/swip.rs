@@ -57,7 +57,7 @@ impl Swip {
     /// Whoever follows next goes to the descriptor directly. Any number of threads may do this: they store the same.
     pub(super) fn remember(&self, pages: &StorePages, page: PageId) {
         let table = &pages.store.table;
-        if let Some(offset) = table.find(page).and_then(|descriptor| table.offset(descriptor)) {
+        if let Some(offset) = table.find(page).and_then(|descriptor| table.offset(&descriptor)) {
             self.0.store(offset as u64 | SWIZZLED, Ordering::Relaxed);
         }
     }

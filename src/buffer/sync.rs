@@ -1,5 +1,9 @@
 //! What the protocol is made of: atomics and fences. `tests/buffer_model` compiles the same protocol over the model
 //! checker's.
+//!
+//! Rules can be broken on purpose: by the model, and in builds with `--cfg vellum_sabotage` by the environment, so that
+//! the stress tests and the race detector (`.ci/tsan`) are seen to notice. In all other builds that question is answered
+//! at compile time.
 
 use std::sync::OnceLock;
 pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +12,7 @@ use std::sync::atomic::{compiler_fence, fence};
 /// Guards of one thread that cost no shared write; more of them are counted.
 pub(super) const SLOTS: usize = 64;
 
-/// A rule to break on purpose; nothing breaks any here.
+/// A rule to break on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sabotage {
     /// Word 0 is not read again.
@@ -21,13 +25,52 @@ pub(super) enum Sabotage {
     SkipTicket,
     /// Publication writes the frame before its generation.
     FrameFirst,
+    /// The ceiling of generations stays where it is.
+    SkipCeiling,
     /// The evictor's fence is left out.
     SkipFence,
+    /// A descriptor names a frame without a release: its bytes may come later.
+    RelaxedFrame,
+    /// A slot is cleared without a release: the guard may read on.
+    RelaxedClear,
+    /// A scope ends without a release: it may read on.
+    RelaxedLeave,
 }
 
 /// Whether this rule is broken: never.
+#[cfg(not(vellum_sabotage))]
+#[inline(always)]
 pub(super) const fn sabotaged(_: Sabotage) -> bool {
     false
+}
+
+/// Whether this rule is broken: if `VELLUM_SABOTAGE` is its name.
+#[cfg(vellum_sabotage)]
+pub(super) fn sabotaged(rule: Sabotage) -> bool {
+    use Sabotage::*;
+    const ALL: [Sabotage; 9] = [
+        SkipReread,
+        SkipSlots,
+        SkipEpochs,
+        SkipTicket,
+        FrameFirst,
+        SkipFence,
+        RelaxedFrame,
+        RelaxedClear,
+        RelaxedLeave,
+    ];
+    static BROKEN: OnceLock<Option<Sabotage>> = OnceLock::new();
+    let named = || {
+        let name = std::env::var("VELLUM_SABOTAGE").ok()?;
+        ALL.into_iter().find(|rule| format!("{rule:?}") == name)
+    };
+    *BROKEN.get_or_init(named) == Some(rule)
+}
+
+/// Release, unless this rule is broken.
+#[inline(always)]
+pub(super) fn release_unless(rule: Sabotage) -> Ordering {
+    if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Release }
 }
 
 /// The reader's side of the asymmetric fence: what was stored before is seen by whoever calls [`heavy_fence`] later, or

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::aligned::AlignedBuffer;
 use super::direct::{self, Way};
-use super::flight::InFlight;
+use super::flight::{InFlight, WritePart};
 use super::open::{self, Access, Caching, Purpose};
 #[cfg(target_os = "linux")]
 use super::ring::Ring;
@@ -220,17 +220,24 @@ impl Disk for FileDisk {
 
     /// Buffered writes are made at once: they are copies into the cache.
     #[cfg(target_os = "linux")]
-    fn begin_write_at(&self, offset: u64, bytes: &Arc<AlignedBuffer>, length: usize) -> io::Result<InFlight> {
+    fn begin_writes(&self, bytes: &Arc<AlignedBuffer>, parts: &[WritePart]) -> io::Result<InFlight> {
         self.writable()?;
-        let slice = bytes.get(..length).ok_or(io::ErrorKind::InvalidInput)?;
-        transfer::write_end(offset, &[IoSlice::new(slice)])?;
-        if let Some(direct) = self.direct.as_ref().filter(|_| direct::is_aligned(offset, &[slice]) && length > 0)
+        let mut aligned = true;
+        for part in parts {
+            let slice = part.of(bytes)?;
+            transfer::write_end(part.offset, &[IoSlice::new(slice)])?;
+            aligned &= direct::is_aligned(part.offset, &[slice]) && !slice.is_empty();
+        }
+        if let Some(direct) = self.direct.as_ref().filter(|_| aligned)
             && let Some(ring) = self.ring.get_or_init(|| Ring::new().ok().map(Arc::new))
-            && let Some(begun) = InFlight::begin(ring, direct, offset, bytes, length)?
+            && let Some(begun) = InFlight::begin(ring, direct, bytes, parts)?
         {
             return Ok(begun);
         }
-        self.write_at(offset, slice).map(|()| InFlight::landed())
+        for part in parts {
+            self.write_at(part.offset, part.of(bytes)?)?;
+        }
+        Ok(InFlight::landed())
     }
 
     fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {

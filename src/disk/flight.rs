@@ -1,39 +1,59 @@
-//! A write that has begun and may not have ended.
+//! Writes that have begun and may not have ended.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::AlignedBuffer;
 
-/// A write that [`Disk::begin_write_at`](super::Disk::begin_write_at) began. Until it has landed, none, some or all of
-/// its bytes may be in the file. Dropping it waits for that, and does not tell how it went.
+/// A part of a buffer, and where in the file it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WritePart {
+    /// Bytes from the file's start.
+    pub offset: u64,
+    /// The part of the buffer.
+    pub range: Range<usize>,
+}
+
+impl WritePart {
+    /// The part's bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the buffer does not have them.
+    pub fn of<'a>(&self, bytes: &'a AlignedBuffer) -> io::Result<&'a [u8]> {
+        bytes.get(self.range.clone()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// Writes that [`Disk::begin_writes`](super::Disk::begin_writes) began. Until they have landed, none, some or all of
+/// their bytes may be in the file. Dropping it waits for that, and does not tell how it went.
 #[derive(Debug)]
 pub struct InFlight(Option<Begun>);
 
-/// A write that the system has and has not ended, for all we know.
+/// Writes that the system has and has not ended, for all we know.
 #[derive(Debug)]
 struct Begun {
     #[cfg(target_os = "linux")]
     ring: Arc<super::ring::Ring>,
     #[cfg(target_os = "linux")]
-    number: u64,
-    #[cfg(target_os = "linux")]
     file: Arc<std::fs::File>,
-    offset: u64,
     bytes: Arc<AlignedBuffer>,
-    length: usize,
+    /// By what the ring knows them.
+    #[cfg(target_os = "linux")]
+    numbers: Range<u64>,
+    parts: Vec<WritePart>,
 }
 
 impl InFlight {
-    /// A write that has ended well.
+    /// Writes that have ended well.
     pub fn landed() -> Self {
         Self(None)
     }
 
-    /// Waits until the write has ended.
+    /// Waits until all have ended.
     ///
     /// # Errors
-    /// The system's; then any part may have been written.
+    /// The first of the system's; then anything may have been written.
     pub fn land(mut self) -> io::Result<()> {
         match self.0.take() {
             Some(begun) => begun.land(),
@@ -41,7 +61,7 @@ impl InFlight {
         }
     }
 
-    /// Whether it is known already that the write has failed. Does not wait.
+    /// Whether it is known already that one has failed. Does not wait.
     pub fn has_failed(&self) -> bool {
         self.0.as_ref().is_some_and(Begun::has_failed)
     }
@@ -58,38 +78,43 @@ impl Drop for InFlight {
 
 #[cfg(target_os = "linux")]
 impl InFlight {
-    /// Begins a write by a ring; `None` if the ring takes no more.
+    /// Begins writes by a ring; `None` if the ring does not take so many more.
     pub(super) fn begin(
         ring: &Arc<super::ring::Ring>,
         file: &Arc<std::fs::File>,
-        offset: u64,
         bytes: &Arc<AlignedBuffer>,
-        length: usize,
+        parts: &[WritePart],
     ) -> io::Result<Option<Self>> {
-        let number = ring.begin(file, offset, bytes, length)?;
-        let begun = |number| {
+        let numbers = ring.begin(file, bytes, parts)?;
+        let begun = |numbers| {
             let (ring, file, bytes) = (Arc::clone(ring), Arc::clone(file), Arc::clone(bytes));
-            Self(Some(Begun { ring, number, file, offset, bytes, length }))
+            Self(Some(Begun { ring, file, bytes, numbers, parts: parts.to_vec() }))
         };
-        Ok(number.map(begun))
+        Ok(numbers.map(begun))
     }
 }
 
 #[cfg(target_os = "linux")]
 impl Begun {
     fn has_failed(&self) -> bool {
-        self.ring.poll(self.number).is_some_and(|result| result.is_err_and(|error| !is_to_be_continued(&error)))
+        let failed = |result: io::Result<usize>| result.is_err_and(|error| !is_to_be_continued(&error));
+        self.numbers.clone().any(|number| self.ring.poll(number).is_some_and(failed))
+    }
+
+    fn land(self) -> io::Result<()> {
+        let written = self.ring.wait(self.numbers.clone())?;
+        self.parts.iter().zip(written).try_for_each(|(part, written)| self.complete(part, written))
     }
 
     /// A short or interrupted write is ended by plain calls.
-    fn land(self) -> io::Result<()> {
-        let written = match self.ring.wait(self.number) {
+    fn complete(&self, part: &WritePart, written: io::Result<usize>) -> io::Result<()> {
+        let written = match written {
             Ok(written) => written,
             Err(error) if is_to_be_continued(&error) => 0,
             Err(error) => return Err(error),
         };
-        let rest = self.bytes.get(written..self.length).unwrap_or_default();
-        super::transfer::write_all(self.offset + written as u64, &[io::IoSlice::new(rest)], |offset, buffers| {
+        let rest = part.of(&self.bytes)?.get(written..).unwrap_or_default();
+        super::transfer::write_all(part.offset + written as u64, &[io::IoSlice::new(rest)], |offset, buffers| {
             super::system::write(&self.file, offset, buffers, super::system::Durable::AtSync)
         })
     }

@@ -66,7 +66,7 @@ pub use fault::{Effect, FaultPlan, Operation, Operations, Performed, Span, Syste
 #[cfg(any(test, feature = "testing"))]
 pub use faulty::{FaultyDisk, PlanNumber};
 pub use file::FileDisk;
-pub use flight::InFlight;
+pub use flight::{InFlight, WritePart};
 #[cfg(any(test, feature = "testing"))]
 pub use image::Image;
 pub use memory::MemoryDisk;
@@ -135,14 +135,16 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// The system's.
     fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Begins to write the first `length` bytes of `bytes` from `offset` on. The disk may go on with it after this has
-    /// returned: for D1 and D2 the write has been made when it has landed.
+    /// Begins to write parts of `bytes`, each to its own place. The disk may go on with it after this has returned: for
+    /// D1 and D2 the parts have been written when it has landed.
     ///
     /// # Errors
     /// As [`Disk::write_vectored_at`]. A disk that cannot begin without ending, as here, writes at once.
-    fn begin_write_at(&self, offset: u64, bytes: &Arc<AlignedBuffer>, length: usize) -> io::Result<InFlight> {
-        let bytes = bytes.get(..length).ok_or(io::ErrorKind::InvalidInput)?;
-        self.write_at(offset, bytes).map(|()| InFlight::landed())
+    fn begin_writes(&self, bytes: &Arc<AlignedBuffer>, parts: &[WritePart]) -> io::Result<InFlight> {
+        for part in parts {
+            self.write_at(part.offset, part.of(bytes)?)?;
+        }
+        Ok(InFlight::landed())
     }
 
     /// The system's file in which the bytes lie at the same offsets, if there is one: whole blocks at a block's offset

@@ -13,15 +13,16 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use io_uring::{IoUring, opcode, types};
 
-use super::AlignedBuffer;
+use super::{AlignedBuffer, WritePart};
 
 /// Writes that can be under way at a time.
-const ENTRIES: u32 = 64;
+const ENTRIES: u32 = 256;
 
 /// A ring, and the writes that it has under way.
 pub(super) struct Ring {
@@ -44,32 +45,43 @@ impl Ring {
         Ok(Self { inner: Mutex::new(Inner { ring: IoUring::new(ENTRIES)?, under_way, ended, next: 0 }) })
     }
 
-    /// Begins to write the first `length` bytes of `bytes`; `None`: it takes no more, nothing was begun.
+    /// Begins to write parts of `bytes`, by one call of the system; returns their numbers, which rise by one. `None`: it
+    /// does not take so many more, nothing was begun.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the buffer does not have a part; else the system's: then what it has taken goes on, and is
+    /// waited for when the ring is dropped.
     pub(super) fn begin(
         &self,
         file: &File,
-        offset: u64,
         bytes: &Arc<AlignedBuffer>,
-        length: usize,
-    ) -> io::Result<Option<u64>> {
+        parts: &[WritePart],
+    ) -> io::Result<Option<Range<u64>>> {
         let mut inner = self.lock();
-        let (inner, Ok(bytes_u32)) = (&mut *inner, u32::try_from(length)) else { return Ok(None) };
-        if inner.under_way.len() >= ENTRIES as usize || length > bytes.len() {
+        let inner = &mut *inner;
+        inner.reap();
+        if inner.under_way.len() + parts.len() > ENTRIES as usize {
             return Ok(None);
         }
-        let number = inner.next;
         let fd = types::Fd(file.as_raw_fd());
-        let entry = opcode::Write::new(fd, bytes.as_ptr(), bytes_u32).offset(offset).build().user_data(number);
-        // SAFETY: the memory is `length` bytes or more, and lives and does not change until the kernel has ended the
-        // write: `under_way` keeps it until then (U1). The kernel takes its own hold of the file when it reads the entry,
-        // which is before `submit` returns.
-        let pushed = unsafe { inner.ring.submission().push(&entry) };
+        let mut entries = Vec::with_capacity(parts.len());
+        for (part, number) in parts.iter().zip(inner.next..) {
+            let part_bytes = part.of(bytes)?;
+            let length = u32::try_from(part_bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let write = opcode::Write::new(fd, part_bytes.as_ptr(), length).offset(part.offset);
+            entries.push(write.build().user_data(number));
+        }
+        // SAFETY: each entry's memory is a part of the buffer, which lives and does not change until the kernel has ended
+        // the write: `under_way` keeps it until then (U1). The kernel takes its own hold of the file when it reads the
+        // entry, which is before `submit` returns.
+        let pushed = unsafe { inner.ring.submission().push_multiple(&entries) };
         if pushed.is_err() {
             return Ok(None);
         }
-        inner.next += 1;
-        inner.under_way.insert(number, Arc::clone(bytes));
-        // The entry cannot be taken back, so the call is made until the kernel has read it.
+        let numbers = inner.next..inner.next + parts.len() as u64;
+        inner.next = numbers.end;
+        inner.under_way.extend(numbers.clone().map(|number| (number, Arc::clone(bytes))));
+        // The entries cannot be taken back, so the call is made until the kernel has read them.
         while !inner.ring.submission().is_empty() {
             match inner.ring.submit() {
                 Ok(_) => {}
@@ -77,7 +89,7 @@ impl Ring {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Some(number))
+        Ok(Some(numbers))
     }
 
     /// How many bytes the write with this number wrote, once it has ended; `None` if it has not.
@@ -87,15 +99,17 @@ impl Ring {
         inner.ended.get(&number).map(|result| outcome(*result))
     }
 
-    /// Waits until the write with this number has ended, and says how many bytes it wrote.
-    pub(super) fn wait(&self, number: u64) -> io::Result<usize> {
+    /// Waits until the writes with these numbers have ended, and says how many bytes each wrote. It sleeps until as many
+    /// have ended as are missing: to be woken by each of them would take as long as to begin it.
+    pub(super) fn wait(&self, numbers: Range<u64>) -> io::Result<Vec<io::Result<usize>>> {
         let mut inner = self.lock();
         loop {
             inner.reap();
-            if let Some(result) = inner.ended.remove(&number) {
-                return outcome(result);
+            let missing = numbers.clone().filter(|number| !inner.ended.contains_key(number)).count();
+            if missing == 0 {
+                return Ok(numbers.filter_map(|number| inner.ended.remove(&number)).map(outcome).collect());
             }
-            match inner.ring.submit_and_wait(1) {
+            match inner.ring.submit_and_wait(missing) {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error),

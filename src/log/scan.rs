@@ -11,8 +11,11 @@ use crate::format::{
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Generation, StoreId};
 
-/// Blocks read at a time.
+/// Blocks read at a time where records follow one another.
 const WINDOW_BLOCKS: u64 = 32;
+
+/// And where pages lie behind the records: those are not looked at, and are most of the log.
+const SPARSE_WINDOW_BLOCKS: u64 = 2;
 
 /// Segments that are searched for evidence beyond the end of the log.
 const EVIDENCE_SEGMENTS: usize = SEGMENTS_LIMIT;
@@ -63,10 +66,41 @@ pub struct Scanner {
     window: Window,
 }
 
+/// What was read last. Its memory is used again and again.
 #[derive(Debug, Default)]
 struct Window {
     start: u64,
-    bytes: Vec<u8>,
+    /// Bytes from there.
+    length: u64,
+    memory: Vec<u8>,
+    /// Whether pages lie behind the newest record.
+    sparse: Sparse,
+}
+
+/// Whether records have pages behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sparse {
+    #[default]
+    No,
+    Yes,
+}
+
+impl Window {
+    fn blocks(&self) -> u64 {
+        match self.sparse {
+            Sparse::No => WINDOW_BLOCKS,
+            Sparse::Yes => SPARSE_WINDOW_BLOCKS,
+        }
+    }
+
+    /// Memory for so many bytes; what it holds is anything.
+    fn memory(&mut self, length: u64) -> &mut [u8] {
+        let length = length as usize;
+        if self.memory.len() < length {
+            self.memory = vec![0; length];
+        }
+        &mut self.memory[..length]
+    }
 }
 
 impl Scanner {
@@ -123,6 +157,10 @@ impl Scanner {
         self.next = found.header.next_segment.or(self.next);
         self.seal = found.header.seal;
         self.generation = found.header.generation;
+        self.window.sparse = match found.header.run_blocks > found.header.blocks {
+            true => Sparse::Yes,
+            false => Sparse::No,
+        };
         found
     }
 
@@ -165,19 +203,22 @@ impl Scanner {
     fn read(&mut self, address: Block, blocks: u32, segment: SegmentReference) -> Result<&[u8]> {
         let wanted = u64::from(blocks) * BLOCK_BYTES;
         let start = address.offset_bytes();
-        let held = self.window.start..self.window.start + self.window.bytes.len() as u64;
-        if start < held.start || start + wanted > held.end {
-            let until = (address.0 + u64::from(blocks).max(WINDOW_BLOCKS)).min(segment.extent.end().0);
+        if start < self.window.start || start + wanted > self.window.start + self.window.length {
+            let until = (address.0 + u64::from(blocks).max(self.window.blocks())).min(segment.extent.end().0);
             let length = (until - address.0) * BLOCK_BYTES;
-            self.window = Window { start, bytes: vec![0; length as usize] };
             let present = self.file_bytes.saturating_sub(start).min(length) as usize;
-            self.disk.read_at(start, &mut self.window.bytes[..present]).map_err(|source| {
-                self.window.bytes.clear();
-                Error::Io { operation: "read", path: self.disk.path().into(), offset: Some(start), source }
+            // Nothing of it is believed if the read fails.
+            self.window.length = 0;
+            let (read, beyond) = self.window.memory(length).split_at_mut(present);
+            beyond.fill(0);
+            self.disk.read_at(start, read).map_err(|source| {
+                let path = self.disk.path().into();
+                Error::Io { operation: "read", path, offset: Some(start), source }
             })?;
+            (self.window.start, self.window.length) = (start, length);
         }
         let from = (start - self.window.start) as usize;
-        Ok(&self.window.bytes[from..from + wanted as usize])
+        Ok(&self.window.memory[from..from + wanted as usize])
     }
 
     /// The greatest generation that any whole record beyond the present place says to be durable. Such a record, if it
@@ -191,6 +232,8 @@ impl Scanner {
     /// `Io`.
     pub fn evidence_beyond(&mut self) -> Result<Option<Generation>> {
         let mut evidence = None;
+        // Every block is looked at.
+        self.window.sparse = Sparse::No;
         let mut segments = vec![(self.segment, self.offset)];
         segments.extend(self.next.map(|next| (next, 0)));
         let mut index = 0;

@@ -122,6 +122,7 @@ impl GrowingFile {
     /// As long as the slice lives, nobody changes these bytes of the file or makes it shorter than to have them, in
     /// this process or another. (Bytes that change under a `&[u8]` are undefined behaviour; those beyond a new end kill
     /// the process by SIGBUS.)
+    #[inline]
     pub unsafe fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(length)?;
@@ -148,6 +149,7 @@ impl GrowingFile {
     }
 
     /// Asks how long the file is now, as far as the mapping goes.
+    #[cold]
     fn look(&self) -> Option<usize> {
         let length = usize::try_from(self.file.metadata().ok()?.len()).unwrap_or(usize::MAX).min(self.map.len());
         self.present.fetch_max(length, Ordering::Relaxed);

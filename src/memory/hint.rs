@@ -72,7 +72,28 @@ impl std::fmt::Display for HugePageSetting {
 
 /// Bytes of an OS page: 4 KiB on most machines, 16 or 64 KiB on some.
 pub fn page_bytes() -> usize {
+    pretended_page_bytes().unwrap_or_else(system_page_bytes)
+}
+
+/// As [`page_bytes`], whatever is pretended: for what depends on where the system itself puts a mapping.
+pub(super) fn system_page_bytes() -> usize {
     rustix::param::page_size()
+}
+
+/// Tests can pretend that OS pages are larger than they are, by `VELLUM_OS_PAGE_BYTES`: then memory comes and goes in
+/// such pages, as it would on another machine.
+#[cfg(any(test, feature = "testing"))]
+fn pretended_page_bytes() -> Option<usize> {
+    static BYTES: OnceLock<Option<usize>> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let bytes: usize = std::env::var("VELLUM_OS_PAGE_BYTES").ok()?.parse().ok()?;
+        (bytes.is_power_of_two() && (system_page_bytes()..=64 << 10).contains(&bytes)).then_some(bytes)
+    })
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+const fn pretended_page_bytes() -> Option<usize> {
+    None
 }
 
 /// Bytes of a huge page: 2 MiB on most machines, and taken to be that where the system does not say.

@@ -1,4 +1,4 @@
-//! Compression: which page is encoded how, and doing it before the commit has the core.
+//! Compression: which page is encoded how, and doing it before the commit, or who spills, has the core.
 //!
 //! Encoding is a function of a page's bytes and the choice made for it, so what is committed does not depend on how many
 //! threads did it. The core is not locked meanwhile; other threads read, and a checkpoint goes on.
@@ -38,61 +38,78 @@ impl Policy {
     }
 }
 
-/// One page or chunk to be encoded: taken by the thread that encodes it, and put back.
-struct Work<'a, 'b> {
+/// Pages and chunks to be encoded, by this thread and others.
+#[derive(Default)]
+pub(super) struct Work<'a, 'b> {
+    parts: Vec<Part<'a, 'b>>,
+    bytes: usize,
+}
+
+/// One of them: taken by the thread that encodes it, and put back.
+struct Part<'a, 'b> {
     content: Mutex<&'b mut Content<'a>>,
     compression: Compression,
 }
 
 /// Encodes what is to be encoded of a commit: `choose` says how. Large commits are encoded by several threads.
-pub(super) fn encode<'a, 'b>(changes: &'b mut Changes<'a>, choose: impl Fn(PageId) -> Compression) {
-    let (mut work, mut bytes) = (Vec::new(), 0);
+pub(super) fn encode<'a>(changes: &mut Changes<'a>, choose: impl Fn(PageId) -> Compression) {
+    let mut work = Work::default();
     for (page, change) in &mut changes.pages {
         if page.class() == SizeClass::MIN {
             continue;
         }
         let compression = choose(*page);
-        if compression.is_none() {
-            continue;
-        }
-        let mut add = |content: &'b mut Content<'a>| {
-            if let Content::Bytes(page) = &*content {
-                bytes += page.len();
-                work.push(Work { content: Mutex::new(content), compression });
-            }
-        };
         match change {
-            PageChange::Whole(content) => add(content),
-            PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) => chunks.values_mut().for_each(add),
+            PageChange::Whole(content) => work.add(content, compression),
+            PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) => {
+                chunks.values_mut().for_each(|content| work.add(content, compression));
+            }
             PageChange::Zero | PageChange::Free => {}
         }
     }
-    let next = AtomicUsize::new(0);
-    let run = || {
-        while let Some(work) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut content = work.content.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Content::Bytes(page) = &mut **content {
-                let page = std::mem::take(page);
-                **content = Content::encode(page, work.compression);
+    work.run();
+}
+
+impl<'a, 'b> Work<'a, 'b> {
+    /// Adds a page or chunk, if there is anything to do.
+    pub(super) fn add(&mut self, content: &'b mut Content<'a>, compression: Compression) {
+        if let Content::Bytes(page) = &*content
+            && page.len() > BLOCK_LENGTH
+            && !compression.is_none()
+        {
+            self.bytes += page.len();
+            self.parts.push(Part { content: Mutex::new(content), compression });
+        }
+    }
+
+    /// Encodes everything.
+    pub(super) fn run(self) {
+        let Self { parts, bytes } = self;
+        let next = AtomicUsize::new(0);
+        let run = || {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut content = part.content.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Content::Bytes(page) = &mut **content {
+                    let page = std::mem::take(page);
+                    **content = Content::encode(page, part.compression);
+                }
             }
-        }
-    };
-    let helpers = (bytes / BYTES_PER_THREAD).min(work.len()).min(processors()).saturating_sub(1);
-    std::thread::scope(|scope| {
-        for _ in 0..helpers {
-            // Where no thread can be had, the others do its share.
-            let _ = std::thread::Builder::new().name("vellum-encode".into()).spawn_scoped(scope, run);
-        }
-        run();
-    });
+        };
+        let helpers = (bytes / BYTES_PER_THREAD).min(parts.len()).min(processors()).saturating_sub(1);
+        std::thread::scope(|scope| {
+            for _ in 0..helpers {
+                // Where no thread can be had, the others do its share.
+                let _ = std::thread::Builder::new().name("vellum-encode".into()).spawn_scoped(scope, run);
+            }
+            run();
+        });
+    }
 }
 
 fn processors() -> usize {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_LIMIT))
 }
-
-const _: () = assert!(SizeClass::MIN.page_bytes() == BLOCK_LENGTH as u64, "a page of one block cannot save one");
 
 #[cfg(test)]
 mod tests {

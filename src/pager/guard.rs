@@ -10,7 +10,7 @@ use super::read::{CHUNK_BYTES, Read};
 use super::transaction::Transaction;
 use crate::buffer::Frame;
 use crate::error::Result;
-use crate::id::{PageId, SizeClass};
+use crate::id::PageId;
 
 /// A page that is open for changing. While it is, the transaction's other ways to the page fail with `PageBorrowed`;
 /// dropping it puts the bytes into the transaction. (If it is leaked instead, the page stays borrowed, and the
@@ -122,7 +122,7 @@ impl PageMut<'_> {
                 },
             };
             if !same {
-                let bytes = self.transaction.new_bytes(SizeClass::CHUNK, |target| target.copy_from_slice(chunk))?;
+                let bytes = self.transaction.new_bytes(self.page, |target| target.copy_from_slice(chunk))?;
                 changed.insert(number, bytes);
             }
         }

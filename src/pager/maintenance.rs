@@ -114,7 +114,7 @@ impl Core {
 
     /// Whether there are fewer wholly free segments than there should be, and moving pages would help.
     fn cleaning_is_due(&mut self, shared: &Shared) -> bool {
-        if self.maintenance.credit_blocks < STEP_BLOCKS || shared.options.clean_target_percent == 0 {
+        if self.maintenance.credit_blocks < STEP_BLOCKS || shared.options.clean_target_percent == Some(0) {
             return false;
         }
         self.segments_at_hand() < self.segments_target(shared)
@@ -131,7 +131,7 @@ impl Core {
     }
 
     fn segments_target(&self, shared: &Shared) -> u64 {
-        let percent = u64::from(shared.options.clean_target_percent);
+        let percent = u64::from(shared.options.clean_target_percent.unwrap_or(0));
         let segments = self.store.superblock().blocks_total / u64::from(SEGMENT_BLOCKS);
         (segments * percent / 100).max(self.store.segments_wanted())
     }
@@ -143,7 +143,11 @@ impl Core {
 
     /// A step of cleaning that nobody asked for.
     fn clean_unasked(&mut self) {
-        let report = self.clean(Victims::WorthIt, 1, Durability::Deferred);
+        let victims = match self.segments_at_hand() < self.store.segments_wanted() {
+            true => Victims::Needed,
+            false => Victims::WorthIt,
+        };
+        let report = self.clean(victims, 1, Durability::Deferred);
         let spent = report.as_ref().map_or(0, |report| report.blocks).max(WALK_BLOCKS);
         self.maintenance.credit_blocks = self.maintenance.credit_blocks.saturating_sub(spent);
         match report {

@@ -4,7 +4,8 @@
 //!   of the budget. Who wants more spills its own frames first: those it has not changed for longest, to the extents
 //!   that its commit will name (`store/spill.rs`). It is the thread that uses the transaction that does so, and pages
 //!   that are open for changing are left alone: so nobody's `&mut` is written from (the borrow flags decide). What only
-//!   savepoints hold is spilled in the same way, each frame once.
+//!   savepoints hold is spilled in the same way, each frame once. They are encoded like those that a commit finds in
+//!   memory, [`BATCH_BYTES`] at a time: that is what it takes beside the budget.
 //! - **M2** What is spilled is read back into memory of its own, and becomes private again when it is changed; its space
 //!   is given back when nobody refers to it any more, unless a commit took it over.
 
@@ -12,16 +13,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bytes::{Bytes, Held, Spill};
+use super::encode::Work;
 use super::handle::Shared;
 use super::transaction::Transaction;
 use crate::buffer::{BufferManager, Frame};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
+use crate::format::Compression;
 use crate::id::{PageId, SizeClass};
-use crate::store::{Reserved, Store, read_page};
+use crate::store::{self, Reserved, Store, read_page};
 
 /// At least so many bytes are spilled at once.
 const SPILL_BYTES: usize = 256 << 10;
+
+/// Pages are encoded and written so many bytes at a time, when more are spilled.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// A unit of a page: the whole of it, or a chunk.
 pub(super) type Unit = (PageId, Option<u32>);
@@ -71,9 +77,10 @@ impl Transaction {
         }
     }
 
-    /// Bytes of a page or chunk, all of which `fill` sets. Where the budget has no room for them, they go to their place
-    /// at once, by way of memory that is not the budget's, for as long as that takes.
-    pub(super) fn new_bytes(&self, class: SizeClass, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> {
+    /// Bytes of a page, or of a chunk of it, all of which `fill` sets. Where the budget has no room for them, they go to
+    /// their place at once, by way of memory that is not the budget's, for as long as that takes.
+    pub(super) fn new_bytes(&self, page: PageId, fill: impl FnOnce(&mut [u8])) -> Result<Bytes> {
+        let class = page.class().min(SizeClass::CHUNK);
         match self.stale_frame(class) {
             Ok(mut frame) => {
                 if let Some(bytes) = frame.get_mut() {
@@ -84,7 +91,7 @@ impl Transaction {
             Err(error @ (Error::BudgetTooSmall { .. } | Error::BudgetExhausted { .. })) => {
                 let mut buffer = buffer(class)?;
                 fill(&mut buffer);
-                let spilled = spill_units(&self.turn.handle.shared, &[&buffer[..]])?;
+                let spilled = spill_units(&self.turn.handle.shared, &[(&buffer[..], self.compression(page))])?;
                 spilled.into_iter().next().map(Bytes::Spilled).ok_or(error)
             }
             Err(error) => Err(error),
@@ -141,16 +148,31 @@ impl Transaction {
         if victims.is_empty() {
             return Ok(());
         }
-        let shared = &self.turn.handle.shared;
-        let frames: Vec<&[u8]> = victims.iter().map(|(_, frame)| &frame[..]).collect();
-        let spilled = spill_units(shared, &frames)?;
-        let mut inner = self.own.inner.borrow_mut();
-        for ((unit, frame), spill) in victims.iter().zip(&spilled) {
-            inner.private.spilled(*unit, frame, spill);
+        let mut rest = &victims[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let is_within = |(_, frame): &&(Unit, Frame)| {
+                bytes += frame.len();
+                bytes <= BATCH_BYTES
+            };
+            let (batch, others) = rest.split_at(rest.iter().take_while(is_within).count().max(1));
+            let units: Vec<(&[u8], Compression)> =
+                batch.iter().map(|((page, _), frame)| (&frame[..], self.compression(*page))).collect();
+            let spilled = spill_units(&self.turn.handle.shared, &units)?;
+            let mut inner = self.own.inner.borrow_mut();
+            for ((unit, frame), spill) in batch.iter().zip(&spilled) {
+                inner.private.spilled(*unit, frame, spill);
+            }
+            rest = others;
         }
-        drop(inner);
         self.report_memory();
         Ok(())
+    }
+
+    /// How the transaction stores a page.
+    fn compression(&self, page: PageId) -> Compression {
+        let said = self.own.inner.borrow().private.compression(page);
+        said.unwrap_or_else(|| self.shared().options.compression.of(page.class()))
     }
 }
 
@@ -160,21 +182,26 @@ fn buffer(class: SizeClass) -> Result<AlignedBuffer> {
     AlignedBuffer::try_zeroed(bytes).map_err(|source| Error::Memory { operation: "allocation", bytes, source })
 }
 
-/// Writes units to space of their own.
-fn spill_units(shared: &Arc<Shared>, units: &[&[u8]]) -> Result<Vec<Arc<Spill>>> {
-    let lengths: Vec<u32> = units.iter().map(|unit| unit.len() as u32).collect();
+/// Writes units, encoded as is said of each, to space of their own.
+fn spill_units(shared: &Arc<Shared>, units: &[(&[u8], Compression)]) -> Result<Vec<Arc<Spill>>> {
+    let mut contents: Vec<store::Content<'_>> = units.iter().map(|(bytes, _)| (*bytes).into()).collect();
+    let mut work = Work::default();
+    for (content, (_, compression)) in contents.iter_mut().zip(units) {
+        work.add(content, *compression);
+    }
+    work.run();
     let reserved = {
         let mut core = shared.lock()?;
         shared.take_given_back(&mut core.store);
-        let mut result = core.store.reserve(&lengths);
+        let mut result = core.store.reserve(&mut contents);
         if result.as_ref().is_err_and(Error::is_no_space) {
             let (returned, reclaimed) = shared.reclaim(core);
             core = returned;
-            result = reclaimed.and_then(|()| core.store.reserve(&lengths));
+            result = reclaimed.and_then(|()| core.store.reserve(&mut contents));
         }
         shared.settle(core, result)?
     };
-    let pairs: Vec<(Reserved, &[u8])> = reserved.iter().copied().zip(units.iter().copied()).collect();
+    let pairs: Vec<(Reserved, &store::Content<'_>)> = reserved.iter().copied().zip(&contents).collect();
     match shared.medium.spill(&pairs) {
         Ok(spilled) => Ok(spilled.into_iter().map(|spilled| Arc::new(Spill::new(spilled, shared))).collect()),
         Err(error) => {

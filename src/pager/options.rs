@@ -85,7 +85,7 @@ pub struct Options {
     map_memory_bytes: Option<usize>,
     pub(super) background: Background,
     pub(super) caching: Caching,
-    pub(super) clean_target_percent: u8,
+    pub(super) clean_target_percent: Option<u8>,
     pub(super) hook: Hook,
     pub(super) compression: Policy,
     pub(super) readers: Readers,
@@ -105,7 +105,7 @@ impl Default for Options {
             map_memory_bytes: None,
             background: Background::default(),
             caching: Caching::Buffered,
-            clean_target_percent: 1,
+            clean_target_percent: None,
             hook: Hook::default(),
             compression: Policy::default(),
             readers: Readers::default(),
@@ -221,12 +221,16 @@ impl Options {
         self
     }
 
-    /// How many percent of the file's segments (of 1 MiB) are to be wholly free, so that commits find contiguous space
-    /// (default 1, but no fewer than the strategy wants; 0: nothing is moved for that). Pages are moved in proportion to
-    /// what is committed, and only out of segments of which at most two thirds are in use. More is paid for: by
-    /// calculation, under uniform overwrites of a file 75 % full, each percent makes 0.1 more moves for each page written.
+    /// How many percent of the file's segments (of 1 MiB) are to be wholly free. Pages are moved for that, in proportion
+    /// to what is committed.
+    ///
+    /// By default there are as many as log, nodes and large pages need, and commits fill the holes between pages: that
+    /// writes the fewest bytes, and takes the least time where many writes at once cost a device little. Where each
+    /// write counts (a rotating disk, a limit on operations), some percent make commits contiguous, at the price of the
+    /// moves: pages are moved out of segments of which at most two thirds are in use, under uniform overwrites of a file
+    /// 75 % full some 1.4 for each page written. 0: nothing is moved unasked.
     pub fn clean_target(mut self, percent: u8) -> Self {
-        self.clean_target_percent = percent;
+        self.clean_target_percent = Some(percent);
         self
     }
 
@@ -273,7 +277,7 @@ impl Options {
         let cached_bytes = self.map_bytes(budget_bytes) - self.old_map_bytes(budget_bytes);
         settings.cached_nodes = cached_bytes / NODE_MEMORY_BYTES;
         settings.grows_ahead = self.background == Background::Thread;
-        if self.clean_target_percent > 50 {
+        if self.clean_target_percent.is_some_and(|percent| percent > 50) {
             let reason = "more than 50 percent cannot be kept free";
             return Err(Error::InvalidOption { option: "clean_target", reason });
         }

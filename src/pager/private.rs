@@ -188,6 +188,11 @@ impl Private {
         self.compression.insert(page, compression);
     }
 
+    /// How the page is to be stored, if that was said.
+    pub(super) fn compression(&self, page: PageId) -> Option<Compression> {
+        self.compression.get(&page).copied()
+    }
+
     /// Whether nothing is changed.
     pub(super) fn is_empty(&self) -> bool {
         self.pages.is_empty() && self.header.is_none()

@@ -24,7 +24,7 @@ use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::id::{BLOCK_LENGTH, Block, CheckpointNumber};
 use crate::map::{Footprint, Home, TreeWriter};
-use crate::store::{Maps, OldState, Reserved, State};
+use crate::store::{Content, Maps, OldState, Reserved, State};
 
 /// What is known of the nodes that old states hold.
 #[derive(Debug, Default)]
@@ -148,7 +148,8 @@ impl Shared {
         let reserved = {
             let mut core = self.lock()?;
             self.take_given_back(&mut core.store);
-            let result = core.store.reserve(&vec![BLOCK_LENGTH as u32; count]);
+            let mut units: Vec<Content<'_>> = buffer.chunks(BLOCK_LENGTH).map(Content::from).collect();
+            let result = core.store.reserve(&mut units);
             self.settle(core, result)?
         };
         let mut written = Written { reserved, bytes: buffer, count: 0 };
@@ -173,8 +174,9 @@ impl Shared {
             shelved.push(maps);
         }
         drop(writer);
-        let units: Vec<(Reserved, &[u8])> =
-            written.reserved.iter().copied().zip(written.bytes.chunks(BLOCK_LENGTH)).take(written.count).collect();
+        let nodes: Vec<Content<'_>> = written.bytes.chunks(BLOCK_LENGTH).map(Content::from).collect();
+        let units: Vec<(Reserved, &Content<'_>)> =
+            written.reserved.iter().copied().zip(&nodes).take(written.count).collect();
         self.medium.spill(&units)?;
         Ok(shelved)
     }

@@ -185,7 +185,7 @@ impl Transaction {
             };
             let whole = Part { chunk: part.chunk, start: 0, at: 0, length: CHUNK_BYTES };
             let mut result = Ok(());
-            let chunk = self.new_bytes(SizeClass::CHUNK, |target| {
+            let chunk = self.new_bytes(page, |target| {
                 match &before {
                     Some(before) => result = self.copy_chunk(page, before, whole, target),
                     None => target.fill(0),
@@ -217,7 +217,7 @@ impl Transaction {
             return Ok(());
         }
         let mut result = Ok(());
-        let changed = self.new_bytes(page.class(), |target| {
+        let changed = self.new_bytes(page, |target| {
             if !whole {
                 result = self.read_at(page, 0, target);
             }
@@ -230,7 +230,8 @@ impl Transaction {
 
     /// How this transaction stores a page, whatever the options say of its class: of what it has written and will write
     /// of the page, each chunk of 1 MiB by itself. It does not write the page, nor is it undone by going back to a
-    /// savepoint; later transactions store the page as the options say.
+    /// savepoint; later transactions store the page as the options say. What was spilled for want of memory is stored
+    /// already: to be sure, choose before writing.
     ///
     /// # Errors
     /// `PageNotFound`; `PageBorrowed`; those of reading the page map.

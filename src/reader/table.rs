@@ -11,7 +11,7 @@
 
 use std::array;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::id::{Block, Generation, PageId, SizeClass};
 use crate::memory::{Hint, Reservation};
@@ -22,9 +22,9 @@ const SLOTS_WANTED: usize = 1 << 30;
 /// At least so many: others are looked up in the trees.
 const SLOTS_LEAST: usize = 1 << 16;
 
-/// Pages that are guessed by one distance, and how many distances there are: 8 MiB of pages of 4 KiB, and 8 KiB.
-const RUN: u64 = 2048;
-const DISTANCES: usize = 1024;
+/// Pages that are guessed by one distance, and how many distances there are: 256 KiB of pages of 4 KiB, and 64 KiB.
+const RUN: u64 = 64;
+const DISTANCES: usize = 16384;
 
 /// A slot that somebody has in hand.
 const BUSY: u64 = u64::MAX;
@@ -50,8 +50,8 @@ struct Slots {
     count: u64,
     /// One more than the largest index ever filled.
     filled: AtomicU64,
-    /// For each run of indices, block minus index of the one filled last (T3).
-    distances: Box<[AtomicU64]>,
+    /// For each run of indices, the low bits of block minus index of the one filled last (T3): enough for 16 TiB of file.
+    distances: Box<[AtomicU32]>,
 }
 
 /// Block and `since` in one word, so that a look at random is a look at little memory. Zero bytes are an empty slot.
@@ -94,7 +94,7 @@ impl Table {
     /// Remembers for guesses how far from its index the page lies.
     fn note_distance(&self, page: PageId, block: Block) {
         if let Some(slots) = self.classes[page.class().index()].get() {
-            slots.distance(page.index()).store(block.0.wrapping_sub(page.index()), Ordering::Relaxed);
+            slots.distance(page.index()).store(block.0.wrapping_sub(page.index()) as u32, Ordering::Relaxed);
         }
     }
 
@@ -147,12 +147,12 @@ impl Slots {
             let _ = memory.hint(.., Hint::HugePages);
         }
         let count = memory.as_ref().map_or(0, |memory| (memory.len() / size_of::<Slot>()) as u64);
-        let distances = (0..DISTANCES).map(|_| AtomicU64::new(0)).collect();
+        let distances = (0..DISTANCES).map(|_| AtomicU32::new(0)).collect();
         Self { memory, count, filled: AtomicU64::new(0), distances }
     }
 
     #[inline]
-    fn distance(&self, index: u64) -> &AtomicU64 {
+    fn distance(&self, index: u64) -> &AtomicU32 {
         &self.distances[(index / RUN) as usize % DISTANCES]
     }
 
@@ -160,10 +160,10 @@ impl Slots {
     /// foreseen, and nothing after it depends on the slot.
     #[inline]
     fn as_guessed(&self, index: u64, block: u64) -> u64 {
-        let guess = index.wrapping_add(self.distance(index).load(Ordering::Relaxed));
-        // Opaque, so that the compiler does not find out that the two are one, and returns what was compared.
-        match block == std::hint::black_box(guess) {
-            true => std::hint::black_box(guess),
+        let guess = u64::from((index as u32).wrapping_add(self.distance(index).load(Ordering::Relaxed)));
+        let guessed = opaque(guess);
+        match block == guess {
+            true => guessed,
             false => not_guessed(block),
         }
     }
@@ -175,6 +175,22 @@ impl Slots {
         // as slots only; zero bytes are one, and it changes by atomic operations.
         Some(unsafe { memory.start().cast::<Slot>().add(index as usize).as_ref() })
     }
+}
+
+/// `guess`, but the compiler does not know that. Else it would find out that what it returns is what it compared with,
+/// and return that.
+#[inline(always)]
+fn opaque(mut guess: u64) -> u64 {
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {guess} */", guess = inout(reg) guess, options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), miri))]
+    {
+        guess = std::hint::black_box(guess);
+    }
+    guess
 }
 
 /// Apart, so that there is a branch.

@@ -113,9 +113,15 @@ impl<'a> FreeSpace<'a> {
     }
 
     /// The longest hole, cut to `maximum`, of the first known segment in which that is of this class, and has at least
-    /// `minimum` blocks.
-    pub fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
-        self.bitmap.find_hole(class, minimum, maximum)
+    /// `minimum` blocks, and that is `wanted`.
+    pub fn find_hole(
+        &mut self,
+        class: u32,
+        minimum: u32,
+        maximum: u32,
+        wanted: impl Fn(Segment) -> bool,
+    ) -> Option<Extent> {
+        self.bitmap.find_hole(class, minimum, maximum, wanted)
     }
 
     /// Up to `count` known segments that are neither full nor wholly free and are `wanted`, the emptiest first.

@@ -238,6 +238,12 @@ impl Space {
         Ok(self.bitmap.emptiest_segments(count, |usage| usage.blocks_used > 0 && !strategy.is_filling(usage.segment)))
     }
 
+    /// From now on strategies do not find the holes of these segments, which are about to be emptied, and those of others
+    /// again. Wholly free they are found like others, and nothing keeps a strategy from blocks it finds otherwise.
+    pub fn pass_by(&mut self, segments: &[Segment]) {
+        self.bitmap.pass_by(segments);
+    }
+
     /// Whether the strategy is filling this segment, so that emptying it would be in vain.
     pub fn is_filling(&self, segment: Segment) -> bool {
         self.strategy.is_filling(segment)

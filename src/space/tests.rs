@@ -337,7 +337,7 @@ fn a_closed_segment_takes_nothing_new_and_is_whole_once_it_is_empty() {
 fn questions_about_what_does_not_exist_are_answered() {
     let mut space = Space::new(100, 16, default_strategy());
     let mut free = space.free_space();
-    assert_eq!(free.find_hole(99, 1, 1), None);
+    assert_eq!(free.find_hole(99, 1, 1, |_| true), None);
     assert_eq!(free.next_free_segment(Segment(u64::MAX)), None);
     assert_eq!(free.next_run(Block(u64::MAX), 1).unwrap(), None);
     assert_eq!(free.find_run(Block(50)..Block(20), 0, 0).unwrap(), None);
@@ -346,4 +346,24 @@ fn questions_about_what_does_not_exist_are_answered() {
     assert_eq!(free.segment_usage(Segment(6)).unwrap().blocks_free, 4, "the file ends inside this one");
     assert_eq!(space.leaf_bytes(u64::MAX).unwrap(), [0; 4096]);
     assert!(space.close_segment(Segment(u64::MAX)).unwrap().is_empty());
+}
+
+#[test]
+fn holes_of_segments_that_are_passed_by_are_left_alone_until_others_are() {
+    let mut space = Space::new(1024, 64, default_strategy());
+    // A hole of 20 blocks in segment 3, one of 10 in segment 8; all else is in use.
+    for used in [Extent::new(0, 192), Extent::new(212, 300), Extent::new(522, 502)] {
+        space.take(used).unwrap();
+    }
+    let one = Request::exactly(1, Purpose::Data);
+    space.pass_by(&[Segment(3)]);
+    assert_eq!(space.allocate(&one).unwrap(), Some(Extent::new(512, 1)));
+    // What is released there is no hole either.
+    space.release(Extent::new(212, 20)).unwrap();
+    assert_eq!(space.allocate(&one).unwrap(), Some(Extent::new(513, 1)));
+    space.check_invariants().unwrap();
+    space.pass_by(&[Segment(8)]);
+    let hole = space.allocate(&Request::exactly(40, Purpose::Data)).unwrap();
+    assert_eq!(hole, Some(Extent::new(192, 40)), "found again, with what was released meanwhile");
+    space.check_invariants().unwrap();
 }

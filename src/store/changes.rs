@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{Encoded, Spilled};
-use crate::format::CatalogueEntry;
+use crate::format::{CatalogueEntry, CodecId, checksum};
 use crate::id::{Generation, Incarnation, PageId};
 
 /// The bytes of a page of at most 1 MiB, or of a chunk of a larger one.
@@ -16,6 +16,54 @@ pub enum Content<'a> {
     Encoded(Encoded<'a>),
     /// Those that were written to reserved space before; the commit takes that space over.
     Spilled(Spilled),
+}
+
+impl Content<'_> {
+    /// How it is stored.
+    pub fn codec(&self) -> CodecId {
+        match self {
+            Self::Bytes(_) => CodecId::RAW,
+            Self::Encoded(encoded) => encoded.codec(),
+            Self::Spilled(spilled) => spilled.codec(),
+        }
+    }
+
+    /// Bytes of the page (or chunk).
+    pub(super) fn length_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Encoded(encoded) => encoded.page_bytes.into(),
+            Self::Spilled(spilled) => spilled.unit_bytes.into(),
+        }
+    }
+
+    /// What is to be written of it: nothing of what was.
+    pub(super) fn to_write(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Encoded(encoded) => &encoded.stored,
+            Self::Spilled(_) => &[],
+        }
+    }
+
+    /// The sum of the bytes as they are stored.
+    pub(super) fn checksum(&self) -> u32 {
+        match self {
+            Self::Bytes(bytes) => checksum(bytes),
+            Self::Encoded(encoded) => encoded.checksum,
+            Self::Spilled(spilled) => spilled.checksum,
+        }
+    }
+
+    /// The page again, if it is encoded, and not by one of these features.
+    pub(super) fn keep_within(&mut self, features: u64) {
+        if self.codec().feature() & !features != 0
+            && let Self::Encoded(encoded) = self
+            && let Some(page) = encoded.page.take()
+        {
+            *self = Self::Bytes(page);
+        }
+    }
 }
 
 impl<'a> From<&'a [u8]> for Content<'a> {

@@ -12,6 +12,7 @@
 //!   lie there, and given back when the blocks moved away are free too.
 //! - **C3** A segment with much in it that cannot be moved (nodes, log, chunks, what snapshots reach) is passed by.
 //! - **C4** A walk's memory is bounded: 4 bytes for each segment of the file, and 8 for each page of the victims.
+//! - **C5** Commits do not fill the holes of victims: what the walk did not see would stay behind.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -22,9 +23,9 @@ use crate::format::BlockPointer;
 use crate::id::{Extent, PageId, SizeClass};
 use crate::space::{Segment, SegmentUsage};
 
-/// One segment in so many is a victim of a walk. More make a walk cheaper for each page moved, and its end farther from
-/// its beginning.
-const SEGMENTS_PER_VICTIM: u64 = 8;
+/// One segment in so many is a victim of a walk. More make a walk cheaper for each page moved; but the free blocks of
+/// victims are of no use meanwhile, and its end is farther from its beginning.
+const SEGMENTS_PER_VICTIM: u64 = 64;
 
 /// The most victims of one walk.
 const VICTIMS_LIMIT: u64 = 16 << 10;
@@ -54,6 +55,8 @@ pub struct MoveReport {
 pub enum Victims {
     /// Those where moving costs less than it saves.
     WorthIt,
+    /// Those with some room: where wholly free segments are needed as such.
+    Needed,
     /// The emptiest, whatever it costs.
     Any,
 }
@@ -122,7 +125,7 @@ impl Store {
     ) -> Result<MoveReport> {
         let mut report = MoveReport::default();
         // The next walk is over when those that are ready have been emptied; on demand, one follows the other.
-        let chosen_ahead = victims == Victims::WorthIt && cleaner.ready.len() <= cleaner.batch / 2;
+        let chosen_ahead = victims != Victims::Any && cleaner.ready.len() <= cleaner.batch / 2;
         if cleaner.walk.is_none() && (cleaner.ready.is_empty() || chosen_ahead) {
             self.choose_victims(cleaner, victims)?;
         }
@@ -146,6 +149,8 @@ impl Store {
         let mut usages = self.space.segments_to_empty(count + ready.len())?;
         usages.retain(|usage| !ready.contains(&usage.segment) && is_chosen(usage, choice));
         usages.truncate(count);
+        let emptied_soon = ready.into_iter().chain(usages.iter().map(|usage| usage.segment));
+        self.space.pass_by(&emptied_soon.collect::<Vec<_>>());
         if usages.is_empty() {
             return Ok(());
         }
@@ -217,7 +222,7 @@ impl Store {
             }
         }
         drop(state);
-        if blocks == 0 || (choice == Victims::WorthIt && blocks * 8 < u64::from(usage.blocks_used) * 7) {
+        if blocks == 0 || (choice != Victims::Any && blocks * 8 < u64::from(usage.blocks_used) * 7) {
             return Ok(MoveReport::default());
         }
         // In the order in which they lie: what is not in memory is read in one go.
@@ -244,5 +249,9 @@ impl Store {
 }
 
 fn is_chosen(usage: &SegmentUsage, choice: Victims) -> bool {
-    choice == Victims::Any || usage.is_worth_emptying()
+    match choice {
+        Victims::WorthIt => usage.is_worth_emptying(),
+        Victims::Needed => usage.blocks_free * 16 >= usage.blocks_used,
+        Victims::Any => true,
+    }
 }

@@ -504,16 +504,6 @@ impl<'a> Sent<'a> {
     }
 }
 
-impl Content<'_> {
-    fn length_bytes(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Encoded(encoded) => encoded.page_bytes.into(),
-            Self::Spilled(spilled) => spilled.stored_length.into(),
-        }
-    }
-}
-
 impl<'a> Unit<'a> {
     /// Bytes in memory, to be stored.
     pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: Option<u32>) -> Self {
@@ -531,7 +521,7 @@ impl<'a> Unit<'a> {
 
     fn spilled(spilled: &Spilled) -> Self {
         let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
-        Self { bytes, address, checksum: Some(spilled.checksum), codec: CodecId::RAW }
+        Self { bytes, address, checksum: Some(spilled.checksum), codec: spilled.codec() }
     }
 
     /// The bytes that are not on disk yet.

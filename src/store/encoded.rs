@@ -8,7 +8,7 @@
 //!   codec refuses the store, and never takes a record for the end of the log.
 //! - **Z6** While a checkpoint runs, no bit is added, since the checkpoint's superblock is made already: what needs one is
 //!   stored as it is meanwhile. (Encoded bytes without the page behind them come from the store itself, which has the
-//!   bit.)
+//!   bit; and so has what was spilled, E5.)
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -82,7 +82,11 @@ impl Store {
     /// # Errors
     /// `Io`, `Poisoned` while the superblock is written.
     pub(super) fn permit_codecs(&mut self, changes: &Changes<'_>) -> Result<u64> {
-        let needed = changes.pages.values().map(features_of).fold(0, |bits, more| bits | more);
+        self.permit_features(changes.pages.values().map(features_of).fold(0, |bits, more| bits | more))
+    }
+
+    /// As [`Store::permit_codecs`], for these features.
+    pub(super) fn permit_features(&mut self, needed: u64) -> Result<u64> {
         let missing = needed & !self.folded.features_incompatible;
         if missing == 0 || self.checkpoint_running == Running::Yes {
             return Ok(self.folded.features_incompatible);
@@ -113,10 +117,7 @@ impl Store {
 }
 
 fn features_of(change: &PageChange<'_>) -> u64 {
-    let of = |content: &Content<'_>| match content {
-        Content::Encoded(encoded) => encoded.codec.feature(),
-        Content::Bytes(_) | Content::Spilled(_) => 0,
-    };
+    let of = |content: &Content<'_>| content.codec().feature();
     match change {
         PageChange::Whole(content) => of(content),
         PageChange::Chunks(chunks) | PageChange::OnlyChunks(chunks) => chunks.values().map(of).fold(0, |a, b| a | b),

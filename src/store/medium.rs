@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::NewSpace;
-use crate::disk::{AlignedBuffer, Disk, InFlight};
+use crate::disk::{AlignedBuffer, Disk, InFlight, WritePart};
 use crate::error::{Error, Result};
 use crate::id::Block;
 
@@ -66,16 +66,16 @@ impl Medium {
         self.disk.write_vectored_at(offset, buffers).map_err(|source| self.error("write", Some(offset), source))
     }
 
-    /// As [`Medium::write`], and may return before the bytes are written: that is told by [`Medium::land`].
-    pub(super) fn begin_write(&self, start: Block, bytes: &Arc<AlignedBuffer>, length: usize) -> Result<InFlight> {
+    /// As [`Medium::write`] for parts of a buffer, and may return before they are written: that is told by
+    /// [`Medium::land`].
+    pub(super) fn begin_writes(&self, bytes: &Arc<AlignedBuffer>, parts: &[WritePart]) -> Result<InFlight> {
         self.check()?;
-        let offset = start.offset_bytes();
-        self.disk.begin_write_at(offset, bytes, length).map_err(|source| self.error("write", Some(offset), source))
+        self.disk.begin_writes(bytes, parts).map_err(|source| self.error("write", first_offset(parts), source))
     }
 
-    /// Waits until a write from `start` on has ended.
-    pub(super) fn land(&self, start: Block, write: InFlight) -> Result<()> {
-        write.land().map_err(|source| self.error("write", Some(start.offset_bytes()), source))
+    /// Waits until writes of these parts have ended.
+    pub(super) fn land(&self, parts: &[WritePart], writes: InFlight) -> Result<()> {
+        writes.land().map_err(|source| self.error("write", first_offset(parts), source))
     }
 
     /// Refuses writing from now on because of `error`: a record that was written may name what was not.
@@ -162,4 +162,9 @@ impl Medium {
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
         self.poison.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where writes in several parts begin, for errors.
+fn first_offset(parts: &[WritePart]) -> Option<u64> {
+    parts.first().map(|part| part.offset)
 }

@@ -14,16 +14,19 @@
 //! - **E3** A reservation ends once: by the commit that names it, or by being given back. Naming it again is an error,
 //!   as is naming it twice in one commit. After a commit that failed and was not committed, it is as before.
 //! - **E4** What is reserved leaves room for the next checkpoint and a commit that frees pages, as a commit does.
+//! - **E5** What is spilled encoded has its codec's bit in the newest superblock since before its space was reserved
+//!   (Z5): the commit that names it could not store it otherwise any more. Where the bit cannot be had (Z6), the page is
+//!   spilled as it is.
 //!
 //! `reserve` and `give_back` need the store; `spill` needs only its medium, so that writing does not hold commits up.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
-use super::{Medium, Store};
+use super::{Content, Medium, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, CodecId, PointerFlags, STORED_LIMIT, checksum};
+use crate::format::{BlockPointer, CodecId, PointerFlags, STORED_LIMIT};
 use crate::id::{BLOCK_LENGTH, Extent, Generation};
 use crate::space::{LEAF_BLOCKS, Purpose, Request};
 
@@ -32,6 +35,8 @@ use crate::space::{LEAF_BLOCKS, Purpose, Request};
 pub struct Reserved {
     number: u64,
     extent: Extent,
+    /// How the unit is to be stored there.
+    codec: CodecId,
 }
 
 impl Reserved {
@@ -47,6 +52,7 @@ pub struct Spilled {
     pub(super) reserved: Reserved,
     pub(super) stored_length: u32,
     pub(super) checksum: u32,
+    pub(super) unit_bytes: u32,
 }
 
 impl Spilled {
@@ -55,12 +61,17 @@ impl Spilled {
     pub fn pointer(&self) -> BlockPointer {
         BlockPointer {
             address: self.reserved.extent.start,
-            codec: CodecId::RAW,
+            codec: self.codec(),
             flags: PointerFlags::default(),
             stored_length: self.stored_length,
             checksum: self.checksum,
             birth: Generation(0),
         }
+    }
+
+    /// How it is stored.
+    pub fn codec(&self) -> CodecId {
+        self.reserved.codec
     }
 
     /// The reservation, to be given back if no commit is to name this.
@@ -96,32 +107,44 @@ impl Reservations {
         Ok(())
     }
 
-    fn begin(&mut self, extent: Extent) -> Reserved {
+    fn begin(&mut self, extent: Extent, codec: CodecId) -> Reserved {
         let number = self.next;
         self.next += 1;
         self.held.insert(number, extent);
-        Reserved { number, extent }
+        Reserved { number, extent, codec }
     }
 }
 
 impl Store {
-    /// Reserves space for units of these lengths in bytes (each at most 1 MiB), in as few runs as can be; all of it, or
-    /// after an error none.
+    /// Reserves space for units (each at most 1 MiB, in memory), in as few runs as can be; all of it, or after an error
+    /// none. An encoded one whose codec may not be used now is its page again.
     ///
     /// **Durability**: none. A reservation is memory only, and ends with the process.
     ///
     /// # Errors
-    /// `NoSpace`, `Poisoned`, `Io` and `Corrupt` while loading the bitmap, `InvalidOption` for a length that no unit
-    /// has.
-    pub fn reserve(&mut self, lengths: &[u32]) -> Result<Vec<Reserved>> {
+    /// `NoSpace`, `Poisoned`, `Io` and `Corrupt` while loading the bitmap, `Io` while a codec's bit is written,
+    /// `InvalidOption` for a length that no unit has.
+    pub fn reserve(&mut self, units: &mut [Content<'_>]) -> Result<Vec<Reserved>> {
         self.medium.check()?;
-        if lengths.iter().any(|length| !(1..=STORED_LIMIT).contains(length)) {
+        let is_unit = |unit: &Content<'_>| (1..=STORED_LIMIT as usize).contains(&unit.to_write().len());
+        if !units.iter().all(is_unit) {
             return Err(Error::InvalidOption { option: "length", reason: "a unit has 1 byte to 1 MiB" });
         }
+        let needed = units.iter().fold(0, |bits, unit| bits | unit.codec().feature());
+        let features = self.permit_features(needed)?;
+        units.iter_mut().for_each(|unit| unit.keep_within(features));
         self.release()?;
+        let lengths: Vec<u32> = units.iter().map(|unit| unit.to_write().len() as u32).collect();
         let mut taken = Vec::new();
-        match self.take_for(lengths, &mut taken) {
-            Ok(extents) => Ok(extents.into_iter().map(|extent| self.reservations.begin(extent)).collect()),
+        match self.take_for(&lengths, &mut taken) {
+            Ok(extents) => {
+                let codecs = units.iter().map(Content::codec);
+                Ok(extents
+                    .into_iter()
+                    .zip(codecs)
+                    .map(|(extent, codec)| self.reservations.begin(extent, codec))
+                    .collect())
+            }
             Err(error) => {
                 taken.into_iter().try_for_each(|extent| self.space.release(extent))?;
                 Err(error)
@@ -175,15 +198,17 @@ impl Medium {
     /// **Durability**: none, until a commit names what was spilled.
     ///
     /// # Errors
-    /// `NotReserved` if the bytes are more, or fewer blocks, than were asked for; `Io`, `Poisoned`.
-    pub fn spill(&self, units: &[(Reserved, &[u8])]) -> Result<Vec<Spilled>> {
-        for (reserved, bytes) in units {
-            if bytes.len().div_ceil(BLOCK_LENGTH) != reserved.extent.blocks as usize {
+    /// `NotReserved` if the bytes are more, or fewer blocks, than were asked for, or otherwise encoded; `Io`,
+    /// `Poisoned`.
+    pub fn spill(&self, units: &[(Reserved, &Content<'_>)]) -> Result<Vec<Spilled>> {
+        for (reserved, unit) in units {
+            let blocks = unit.to_write().len().div_ceil(BLOCK_LENGTH);
+            if blocks != reserved.extent.blocks as usize || unit.codec() != reserved.codec {
                 return Err(Error::NotReserved { extent: reserved.extent });
             }
         }
-        let padded: Vec<Option<AlignedBuffer>> = units.iter().map(|(_, bytes)| padded(bytes)).collect();
-        let whole = |index: usize| padded[index].as_deref().unwrap_or(units[index].1);
+        let padded: Vec<Option<AlignedBuffer>> = units.iter().map(|(_, unit)| padded(unit.to_write())).collect();
+        let whole = |index: usize| padded[index].as_deref().unwrap_or(units[index].1.to_write());
         let mut next = 0;
         while let Some((first, _)) = units.get(next) {
             let mut slices = Vec::new();
@@ -197,10 +222,11 @@ impl Medium {
             }
             self.write_vectored(first.extent.start, &slices)?;
         }
-        let spilled = units.iter().map(|(reserved, bytes)| Spilled {
+        let spilled = units.iter().map(|(reserved, unit)| Spilled {
             reserved: *reserved,
-            stored_length: bytes.len() as u32,
-            checksum: checksum(bytes),
+            stored_length: unit.to_write().len() as u32,
+            checksum: unit.checksum(),
+            unit_bytes: unit.length_bytes() as u32,
         });
         Ok(spilled.collect())
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::Medium;
 use super::commit::Unit;
-use crate::disk::{AlignedBuffer, InFlight};
+use crate::disk::{AlignedBuffer, InFlight, WritePart};
 use crate::error::Result;
 use crate::id::{BLOCK_LENGTH, Block};
 
@@ -41,15 +41,15 @@ pub(super) struct Flights(VecDeque<Flight>);
 
 #[derive(Debug)]
 struct Flight {
-    write: InFlight,
-    bytes: Arc<AlignedBuffer>,
-    start: Block,
+    writes: InFlight,
+    piece: Piece,
 }
 
-/// What has been gathered and is not on its way yet.
+/// What is gathered to go out together: one run of blocks or several.
+#[derive(Debug)]
 struct Piece {
     bytes: Arc<AlignedBuffer>,
-    start: Block,
+    parts: Vec<WritePart>,
     filled: usize,
 }
 
@@ -78,10 +78,7 @@ impl Staging {
         let mut next = Block(0);
         for unit in units.iter_mut().filter(|unit| !unit.to_write().is_empty()) {
             unit.sum_up();
-            if unit.address != next {
-                self.begin(medium, piece.take(), flights)?;
-                runs += 1;
-            }
+            runs += u64::from(unit.address != next);
             next = Block(unit.address.0 + unit.blocks());
             let mut at = unit.address;
             for part in unit.to_write().chunks(piece_length) {
@@ -91,9 +88,9 @@ impl Staging {
                 }
                 let mut filling = match piece.take() {
                     Some(piece) => piece,
-                    None => Piece { bytes: self.memory(medium, flights)?, start: at, filled: 0 },
+                    None => Piece { bytes: self.memory(medium, flights)?, parts: Vec::new(), filled: 0 },
                 };
-                filling.add(part, length);
+                filling.add(at, part, length);
                 at.0 += (length / BLOCK_LENGTH) as u64;
                 piece = Some(filling);
             }
@@ -103,9 +100,9 @@ impl Staging {
     }
 
     fn begin(&self, medium: &Medium, piece: Option<Piece>, flights: &mut Flights) -> Result<()> {
-        if let Some(Piece { bytes, start, filled }) = piece {
-            let write = medium.begin_write(start, &bytes, filled)?;
-            flights.0.push_back(Flight { write, bytes, start });
+        if let Some(piece) = piece {
+            let writes = medium.begin_writes(&piece.bytes, &piece.parts)?;
+            flights.0.push_back(Flight { writes, piece });
         }
         Ok(())
     }
@@ -126,8 +123,8 @@ impl Staging {
     }
 
     fn land(&mut self, medium: &Medium, flight: Flight) -> Result<()> {
-        medium.land(flight.start, flight.write)?;
-        self.pieces.push(flight.bytes);
+        medium.land(&flight.piece.parts, flight.writes)?;
+        self.pieces.push(flight.piece.bytes);
         Ok(())
     }
 
@@ -147,18 +144,23 @@ impl Staging {
 impl Flights {
     /// Whether one is known to have failed.
     pub(super) fn have_failed(&self) -> bool {
-        self.0.iter().any(|flight| flight.write.has_failed())
+        self.0.iter().any(|flight| flight.writes.has_failed())
     }
 }
 
 impl Piece {
-    /// Adds bytes, with zeros behind them up to `length`.
-    fn add(&mut self, bytes: &[u8], length: usize) {
-        let end = self.filled + length;
-        if let Some(target) = Arc::get_mut(&mut self.bytes).and_then(|piece| piece.get_mut(self.filled..end)) {
+    /// Adds bytes for the blocks from `start` on, with zeros behind them up to `length`.
+    fn add(&mut self, start: Block, bytes: &[u8], length: usize) {
+        let range = self.filled..self.filled + length;
+        if let Some(target) = Arc::get_mut(&mut self.bytes).and_then(|piece| piece.get_mut(range.clone())) {
             target[..bytes.len()].copy_from_slice(bytes);
             target[bytes.len()..].fill(0);
         }
-        self.filled = end;
+        self.filled = range.end;
+        let offset = start.offset_bytes();
+        match self.parts.last_mut() {
+            Some(last) if last.offset + last.range.len() as u64 == offset => last.range.end = range.end,
+            _ => self.parts.push(WritePart { offset, range }),
+        }
     }
 }

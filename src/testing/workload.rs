@@ -26,6 +26,8 @@ pub enum Step {
     WriteEncoded(Vec<(u8, u64)>),
     /// Reserves space for new versions of these pages and writes them there, for a later step to commit.
     Spill(Vec<(u8, u64)>),
+    /// The same, encoded as by `WriteEncoded`.
+    SpillEncoded(Vec<(u8, u64)>),
     /// Commits everything that was spilled, with new versions of these pages.
     WriteSpilled(Vec<(u8, u64)>),
     /// Gives back everything that was spilled.
@@ -122,6 +124,11 @@ fn units_of(page: PageId, version: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// How a version of a page is encoded.
+fn compression_of(version: u64) -> Compression {
+    if version.is_multiple_of(2) { Compression::LZ4 } else { Compression::ZSTD }
+}
+
 /// The change that gives a page these units, all it has.
 fn change_of<'a>(page: PageId, units: impl Iterator<Item = Content<'a>>, fresh: bool) -> PageChange<'a> {
     let mut units = (0..).zip(units);
@@ -211,7 +218,7 @@ impl History {
                 for page in pages.iter().filter_map(page_of) {
                     let fresh = !state.pages.contains_key(&page);
                     self.version += 1;
-                    let compression = if self.version.is_multiple_of(2) { Compression::LZ4 } else { Compression::ZSTD };
+                    let compression = compression_of(self.version);
                     let units = units_of(page, self.version).into_iter();
                     let encoded = units.map(|unit| Content::encode(unit, compression));
                     changes.pages.insert(page, change_of(page, encoded, fresh));
@@ -222,7 +229,12 @@ impl History {
             }
             Step::Spill(pages) => {
                 for page in pages.iter().filter_map(page_of) {
-                    self.spill(page)?;
+                    self.spill(page, Compression::NONE)?;
+                }
+            }
+            Step::SpillEncoded(pages) => {
+                for page in pages.iter().filter_map(page_of) {
+                    self.spill(page, compression_of(self.version + 1))?;
                 }
             }
             Step::WriteSpilled(pages) => {
@@ -347,13 +359,19 @@ impl History {
     }
 
     /// Writes a page's next version to space of its own.
-    fn spill(&mut self, page: PageId) -> Result<()> {
-        let units = units_of(page, self.version + 1);
-        let lengths: Vec<u32> = units.iter().map(|unit| unit.len() as u32).collect();
-        let reserved = self.store.reserve(&lengths)?;
+    fn spill(&mut self, page: PageId, compression: Compression) -> Result<()> {
+        let units = units_of(page, self.version + 1).into_iter();
+        let mut units: Vec<_> = units.map(|unit| Content::encode(unit, compression)).collect();
+        let reserved = self.store.reserve(&mut units)?;
         self.version += 1;
-        let with_bytes: Vec<_> = reserved.into_iter().zip(units.iter().map(|unit| &unit[..])).collect();
-        let spilled = self.store.medium().spill(&with_bytes)?;
+        let with_bytes: Vec<_> = reserved.into_iter().zip(&units).collect();
+        let spilled = match self.store.medium().spill(&with_bytes) {
+            Ok(spilled) => spilled,
+            Err(error) => {
+                with_bytes.iter().try_for_each(|(reserved, _)| self.store.give_back_reserved(*reserved))?;
+                return Err(error);
+            }
+        };
         for unit in self.spilled.insert(page, (self.version, spilled)).into_iter().flat_map(|(_, units)| units) {
             self.store.give_back_reserved(unit.reserved())?;
         }

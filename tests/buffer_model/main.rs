@@ -127,6 +127,21 @@ fn forget_and_read() {
 }
 
 #[test]
+fn a_page_is_read_as_soon_as_it_is_loaded() {
+    check(None, load_and_read);
+}
+
+fn load_and_read() {
+    let world = World::new();
+    let loader = {
+        let world = world.clone();
+        thread::spawn(move || world.load(1))
+    };
+    world.read_in_epoch(1);
+    loader.join().unwrap();
+}
+
+#[test]
 fn two_threads_load_the_same_page_and_one_of_them_reads_it() {
     check(None, || {
         let world = World::new();
@@ -160,15 +175,61 @@ fn sent_guard() {
 }
 
 #[test]
+fn a_slot_is_filled_again_while_what_it_held_before_is_used_for_something_else() {
+    check(None, slot_filled_again);
+}
+
+/// The evictor sees the slot with the second frame in it: that must tell it that the first was read before.
+fn slot_filled_again() {
+    let world = World::new();
+    world.load(1);
+    let reader = {
+        let world = world.clone();
+        thread::spawn(move || {
+            world.read_by_slot(1);
+            world.read_by_slot(2);
+        })
+    };
+    world.publish(2);
+    world.sift_and_scribble();
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_thread_is_in_its_next_scope_while_what_it_read_before_is_used_for_something_else() {
+    check(None, next_scope);
+}
+
+/// As with slots: an epoch that is seen tells that scopes before it have ended.
+fn next_scope() {
+    let world = World::new();
+    world.load(1);
+    let reader = {
+        let world = world.clone();
+        thread::spawn(move || {
+            world.read_in_epoch(1);
+            world.read_in_epoch(2);
+        })
+    };
+    world.publish(2);
+    world.sift_and_scribble();
+    reader.join().unwrap();
+}
+
+#[test]
 fn every_broken_rule_is_caught() {
     type Model = fn();
-    let broken: [(Sabotage, Model); 6] = [
+    let broken: [(Sabotage, Model); 10] = [
         (Sabotage::SkipReread, forget_and_read),
         (Sabotage::SkipSlots, guard_and_evict),
         (Sabotage::SkipEpochs, load_and_evict),
         (Sabotage::SkipTicket, publish_and_load),
         (Sabotage::FrameFirst, publish_and_read),
+        (Sabotage::SkipCeiling, publish_and_read),
         (Sabotage::SkipFence, guard_and_evict),
+        (Sabotage::RelaxedFrame, load_and_read),
+        (Sabotage::RelaxedClear, guard_and_evict),
+        (Sabotage::RelaxedLeave, load_and_evict),
     ];
     for (rule, model) in broken {
         let outcome = std::panic::catch_unwind(|| check(Some(rule), model));

@@ -16,7 +16,11 @@ pub(super) enum Sabotage {
     SkipEpochs,
     SkipTicket,
     FrameFirst,
+    SkipCeiling,
     SkipFence,
+    RelaxedFrame,
+    RelaxedClear,
+    RelaxedLeave,
 }
 
 std::thread_local! {
@@ -30,6 +34,10 @@ pub(super) fn sabotage(rule: Option<Sabotage>) {
 
 pub(super) fn sabotaged(rule: Sabotage) -> bool {
     BROKEN.with(|broken| broken.load(std::sync::atomic::Ordering::Relaxed) == rule as u8)
+}
+
+pub(super) fn release_unless(rule: Sabotage) -> Ordering {
+    if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Release }
 }
 
 pub(super) fn light_fence() {

@@ -48,7 +48,8 @@ unsafe impl Sync for FrameCells {}
 unsafe impl Send for FrameCells {}
 
 pub(super) struct Parts {
-    descriptor: Descriptor,
+    /// The descriptor's words, and the ceiling.
+    words: [AtomicU64; 3],
     registry: &'static Registry,
     frames: FrameCells,
     /// The descriptor's lock, and the room's, which no model needs apart: the tickets, and free frames.
@@ -78,7 +79,7 @@ fn number(address: usize) -> usize {
 impl World {
     pub(super) fn new() -> Self {
         Self(Arc::new(Parts {
-            descriptor: Descriptor::new(),
+            words: std::array::from_fn(|_| AtomicU64::new(0)),
             registry: Box::leak(Box::new(Registry::new())),
             frames: FrameCells(std::array::from_fn(|_| UnsafeCell::new(0))),
             lock: Mutex::new(Locked {
@@ -88,6 +89,11 @@ impl World {
             }),
             newest: AtomicU64::new(0),
         }))
+    }
+
+    fn descriptor(&self) -> Descriptor<'_> {
+        let [word, generation, ceiling] = &self.0.words;
+        Descriptor { word, generation, ceiling }
     }
 
     fn record(&self) -> &'static Record {
@@ -118,7 +124,7 @@ impl World {
             let mut locked = self.0.lock.lock().unwrap();
             let ticket = locked.tickets;
             locked.tickets += 1;
-            if !self.0.descriptor.begin_load(ticket) {
+            if !self.descriptor().begin_load(ticket) {
                 return false;
             }
             (ticket, locked.free.pop().unwrap())
@@ -126,7 +132,7 @@ impl World {
         self.write(address, version);
         let mut locked = self.0.lock.lock().unwrap();
         let frame = Word::cooling(address, CLASS);
-        if !self.0.descriptor.finish_load(ticket, version, frame) {
+        if !self.descriptor().finish_load(ticket, version, frame) {
             locked.free.push(address);
         }
         true
@@ -137,7 +143,7 @@ impl World {
         let mut locked = self.0.lock.lock().unwrap();
         let address = locked.free.pop().unwrap();
         self.write(address, version);
-        let old = self.0.descriptor.publish(version, Some(Word::cooling(address, CLASS)));
+        let old = self.descriptor().publish(version, Some(Word::cooling(address, CLASS)));
         if old.has_frame() {
             locked.limbo.add(old.address());
         }
@@ -147,10 +153,10 @@ impl World {
     /// Evicts the page, if nothing comes between.
     pub(super) fn evict(&self) {
         let mut locked = self.0.lock.lock().unwrap();
-        let word = self.0.descriptor.word();
+        let word = self.descriptor().word();
         if word.has_frame() {
-            self.0.descriptor.cool(word);
-            if self.0.descriptor.evict(word) {
+            self.descriptor().cool(word);
+            if self.descriptor().evict(word) {
                 locked.limbo.add(word.address());
             }
         }
@@ -159,8 +165,8 @@ impl World {
     /// The memory of an evicted descriptor is given back.
     pub(super) fn forget(&self) {
         let _locked = self.0.lock.lock().unwrap();
-        if self.0.descriptor.word().is_evicted() {
-            self.0.descriptor.forget();
+        if self.descriptor().word().is_evicted() {
+            self.descriptor().forget();
         }
     }
 
@@ -185,7 +191,7 @@ impl World {
     pub(super) fn read_in_epoch(&self, generation: u64) -> bool {
         let record = self.record();
         record.enter(self.0.registry);
-        let seen = self.0.descriptor.read(generation);
+        let seen = self.descriptor().read(generation);
         if let Seen::Frame(word) = seen {
             self.judge(word.address(), generation);
         }
@@ -197,7 +203,7 @@ impl World {
     pub(super) fn read_newest(&self, newest: u64) {
         let record = self.record();
         record.enter(self.0.registry);
-        if let Seen::Frame(word) = self.0.descriptor.read(newest) {
+        if let Seen::Frame(word) = self.descriptor().read(newest) {
             assert_eq!(self.read(word.address()), newest, "an old version is taken for the newest");
         }
         record.give_up();
@@ -207,14 +213,14 @@ impl World {
     pub(super) fn guard(&self, generation: u64) -> Option<Guard> {
         let record = self.record();
         loop {
-            let word = self.0.descriptor.word();
+            let word = self.descriptor().word();
             if !word.has_frame() {
                 record.give_up();
                 return None;
             }
             let (_, slot) = record.protect(0, word.address()).unwrap();
             light_fence();
-            match self.0.descriptor.read(generation) {
+            match self.descriptor().read(generation) {
                 Seen::Frame(found) if found.same_frame(word) => {
                     record.give_up();
                     return Some(Guard { address: word.address(), slot });

@@ -159,13 +159,22 @@ fn spilled_pages_are_there_with_their_commit_or_leave_nothing_behind() {
     explorer.work_every = 4;
     explorer.second_every = 64;
     explorer.second_limit = 24;
-    let spill = Step::Spill(vec![(12, 0), (13, 3), (12, 7)]);
+    // With how many of the operations between: of the second kind, fewer.
+    let spills = [
+        (1, Step::Spill(vec![(12, 0), (13, 3), (12, 7)])),
+        // Both codecs, whose bits come with the reservations.
+        (3, Step::SpillEncoded(vec![(13, 3), (14, 0), (12, 7)])),
+    ];
+    let operations = operations();
+    let workloads = spills
+        .iter()
+        .flat_map(|(every, spill)| operations.iter().step_by(*every).map(move |(_, between)| (spill, between)));
     let ends = [
         vec![Step::WriteSpilled(vec![(12, 2)])],
         vec![Step::GiveBackSpilled, Step::Write(vec![(13, 4), (12, 8), (12, 0)])],
         vec![Step::Checkpoint, Step::WriteSpilled(Vec::new()), Step::Checkpoint],
     ];
-    for (_, between) in operations() {
+    for (spill, between) in workloads {
         for end in &ends {
             let mut steps = vec![spill.clone(), between.clone()];
             steps.extend(end.iter().cloned());

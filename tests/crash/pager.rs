@@ -1,9 +1,9 @@
 //! Histories of transactions on a pager: deferred, pipelined, side by side, larger than memory; cut at every sync.
 
-use vellum::Durability;
 use vellum::disk::Tear;
 use vellum::store::Settings;
 use vellum::testing::{Explorer, PageStep, PagerHistory, PagerStep, tiny, tiny_options};
+use vellum::{Compression, Durability, Options};
 
 use crate::random::Random;
 
@@ -42,17 +42,29 @@ fn step(random: &mut Random) -> PagerStep {
 
 #[test]
 fn pipelined_and_deferred_transactions_survive_sampled_cuts() {
+    explore(&tiny_options(), 10, 1000);
+}
+
+/// So that what is spilled for want of memory is encoded.
+#[test]
+fn encoded_transactions_larger_than_memory_survive_sampled_cuts() {
+    let by_class = |log2| vellum::SizeClass::new(log2).unwrap();
+    explore(&tiny_options().compression(Compression::LZ4).compression_of(by_class(16), Compression::ZSTD), 4, 400);
+}
+
+/// Cuts histories of this many seeds short, in at least `least` states.
+fn explore(options: &Options, count: u64, least: u64) {
     let mut explorer = Explorer::new(Tear::Every512, 24, 11);
     explorer.second_limit = 6;
     explorer.second_every = 16;
     explorer.lose_superblock_every = 16;
     let long = std::env::var("VELLUM_CRASH").is_ok_and(|value| value == "long");
     let one = std::env::var("VELLUM_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = one.map_or(0..if long { 5_000 } else { 10 }, |seed| seed..seed + 1);
+    let seeds = one.map_or(0..if long { count * 500 } else { count }, |seed| seed..seed + 1);
     println!("seeds {seeds:?}");
     for seed in seeds {
         let mut random = Random(seed);
-        let mut history = PagerHistory::create(&tiny_options(), seed).unwrap();
+        let mut history = PagerHistory::create(options, seed).unwrap();
         for _ in 0..40 {
             let step = step(&mut random);
             if std::env::var_os("VELLUM_TRACE").is_some() {
@@ -67,5 +79,5 @@ fn pipelined_and_deferred_transactions_survive_sampled_cuts() {
     }
     let total = explorer.total();
     println!("all: {total}");
-    assert!(total.states > 1000 || one.is_some());
+    assert!(total.states > least || one.is_some());
 }

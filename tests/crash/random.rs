@@ -37,7 +37,10 @@ impl Random {
             24 => Step::RollBack(self.below(4) as u8),
             25..=26 => Step::Move(self.pages()),
             27 => Step::View,
-            30 => Step::Spill(self.pages()),
+            30 => match self.pages() {
+                pages if pages.len().is_multiple_of(2) => Step::SpillEncoded(pages),
+                pages => Step::Spill(pages),
+            },
             31..=32 => Step::WriteSpilled(self.pages()),
             33 => Step::GiveBackSpilled,
             34..=36 => Step::WriteEncoded(self.pages()),

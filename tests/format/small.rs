@@ -68,9 +68,13 @@ pub(crate) fn small_store() -> Vec<u8> {
     disk.to_bytes()
 }
 
-/// The file of FORMAT.md's section 13: lines of an offset and 16 bytes; what is left out is zero.
+/// The file of FORMAT.md's section 13.
 pub(crate) fn golden_store() -> Vec<u8> {
-    let text = include_str!("../golden/version-1.hex");
+    golden_of(include_str!("../golden/version-1.hex"))
+}
+
+/// A file that is kept as text: lines of an offset and 16 bytes; what is left out is zero.
+pub(crate) fn golden_of(text: &str) -> Vec<u8> {
     let mut file = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();

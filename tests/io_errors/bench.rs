@@ -119,7 +119,7 @@ pub(crate) fn reopen(disk: &Arc<dyn Disk>, settings: &Settings, candidates: &[Mo
 
 /// Whether a step, once it returned, has made everything so far durable.
 pub(crate) fn is_durable(step: &Step) -> bool {
-    !matches!(step, Step::WriteDeferred(_) | Step::CheckpointBegin)
+    !matches!(step, Step::WriteDeferred(_) | Step::CheckpointBegin | Step::SpillEncoded(_))
 }
 
 /// After a failure: the error is of the kind that its consequences call for.

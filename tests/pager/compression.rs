@@ -133,6 +133,55 @@ fn a_large_commit_and_many_small_ones_give_the_same_bytes_on_disk() {
 }
 
 #[test]
+fn the_pages_of_an_import_larger_than_memory_are_encoded_too() {
+    let disk = Arc::new(MemoryDisk::new());
+    let options = inline().memory(1 << 20).compression(Compression::LZ4);
+    let pager = create_on(&disk, &options);
+    let transaction = pager.begin().unwrap();
+    let pages = transaction.allocate_many(class(16), 200).unwrap();
+    let large = transaction.allocate(class(23)).unwrap();
+    transaction.set_compression(pages[7], Compression::ZSTD).unwrap();
+    transaction.set_compression(pages[8], Compression::NONE).unwrap();
+    let mut expected: Vec<Vec<u8>> = (1..=pages.len()).map(|seed| text(64 << 10, seed)).collect();
+    for (id, bytes) in pages.iter().zip(&expected) {
+        transaction.overwrite(*id).unwrap().copy_from_slice(bytes);
+    }
+    let large_bytes = text(8 << 20, 1000);
+    transaction.write_at(large, 0, &large_bytes).unwrap();
+    let stats = pager.stats();
+    assert!(stats.dirty_bytes <= 512 << 10 && stats.spilled_blocks > 0, "{stats:?}");
+    let raw_blocks = (200 * (64 << 10) + (8 << 20)) / 4096;
+    assert!(stats.spilled_blocks < raw_blocks * 2 / 3, "{} of {raw_blocks} blocks", stats.spilled_blocks);
+    // What was spilled is read, and changed, as if it had not been.
+    for (id, bytes) in pages.iter().zip(&mut expected).step_by(3) {
+        assert!(transaction.page(*id).unwrap()[..] == bytes[..], "{id}");
+        transaction.write(*id).unwrap()[5] ^= 1;
+        bytes[5] ^= 1;
+    }
+    let mut part = vec![0; 3000];
+    transaction.read_at(large, (3 << 20) - 1000, &mut part).unwrap();
+    assert!(part == large_bytes[(3 << 20) - 1000..][..3000]);
+    transaction.commit().unwrap();
+
+    for (index, id) in pages.iter().enumerate() {
+        let expected = match index {
+            7 => Compression::ZSTD.codec(),
+            8 => CodecId::RAW,
+            _ => Compression::LZ4.codec(),
+        };
+        assert_eq!(share(&pager, *id).0, expected, "page {index}");
+    }
+    assert_eq!(share(&pager, large).0, Compression::LZ4.codec());
+    assert_eq!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().worst(), None);
+    pager.close().unwrap();
+    let view = open_on(&disk, &options).view();
+    pages.iter().zip(&expected).for_each(|(id, bytes)| assert!(view.page(*id).unwrap()[..] == bytes[..], "{id}"));
+    let mut whole = vec![0; 8 << 20];
+    view.read_at(large, 0, &mut whole).unwrap();
+    assert!(whole == large_bytes);
+}
+
+#[test]
 fn a_page_that_is_not_there_has_no_compression() {
     let pager = in_memory(&inline());
     let transaction = pager.begin().unwrap();

@@ -10,11 +10,13 @@ mod concurrent;
 mod group;
 mod history;
 mod large;
+mod limits;
 mod memory;
 mod opening;
 #[cfg(all(target_os = "linux", feature = "prefetch-ring"))]
 mod ring;
 mod space;
+mod stress;
 mod transactions;
 mod views;
 

@@ -1,11 +1,14 @@
 //! Full disks and full stores.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use vellum::disk::MemoryDisk;
+use vellum::disk::{Disk, MemoryDisk};
 use vellum::{Background, Error, Options, PageId, Pager, Read, SizeClass, VerifyLevel};
 
-use crate::{SMALL, class, create_on, in_memory, inline};
+use crate::{Random, SMALL, class, create_on, in_memory, inline};
 
 /// Adds `count` pages with content in one commit.
 fn add(pager: &Pager, class: SizeClass, count: usize, seed: u8) -> Result<Vec<PageId>, Error> {
@@ -130,4 +133,137 @@ fn a_transaction_larger_than_the_store_is_refused_and_its_indices_come_back() {
     let next = add(&pager, SMALL, 1, 3).unwrap();
     assert_eq!(next[0].index(), 10);
     check(&pager, &[kept, next].concat(), 3);
+}
+
+/// Overwrites pages at random for a long time in a store of which so many percent are in use, then empties and fills it.
+fn commits_go_on(options: &Options, percent: u64) {
+    const LIMIT_BYTES: u64 = 128 << 20;
+    let options = options.clone().memory(16 << 20).file_limit_bytes(LIMIT_BYTES);
+    let options = options.log_segment_bytes(64 << 10).checkpoint_log_bytes(256 << 10);
+    let pager = in_memory(&options);
+    let used = || {
+        let status = pager.stats().status;
+        (status.blocks_total - status.blocks_free) * 100 / (LIMIT_BYTES / 4096)
+    };
+    let mut pages = Vec::new();
+    while used() < percent {
+        pages.extend(add(&pager, SMALL, 32, 0).unwrap());
+    }
+    let mut content: Vec<u8> = pages.iter().map(|page| fill_of(*page, 0)).collect();
+    let mut random = Random(percent);
+    let before = pager.stats().counters;
+    for round in 0..3000 {
+        let transaction = pager.begin().unwrap();
+        for _ in 0..[1, 5, 30][round % 3] {
+            let index = random.below(pages.len());
+            content[index] = (random.next() as u8) | 1;
+            transaction.overwrite(pages[index]).unwrap().fill(content[index]);
+        }
+        transaction.commit().unwrap_or_else(|error| panic!("commit {round}: {error}"));
+    }
+    let after = pager.stats().counters;
+    let (written, moved) = (after.page_bytes - before.page_bytes, after.moved_bytes - before.moved_bytes);
+    assert!(written > LIMIT_BYTES, "every page was written once and more: {written}");
+    assert!(moved <= 4 * written, "{moved} bytes moved for {written} written");
+    let view = pager.view();
+    for (page, content) in pages.iter().zip(&content) {
+        assert!(view.page(*page).unwrap().iter().all(|byte| byte == content), "page {page}");
+    }
+    drop(view);
+    assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+    for pages in pages.chunks(100) {
+        free(&pager, pages).unwrap();
+    }
+    check(&pager, &[], 0);
+    let again = add(&pager, SMALL, pages.len() / 2, 5).unwrap();
+    check(&pager, &again, 5);
+}
+
+#[test]
+fn commits_go_on_when_95_percent_are_in_use() {
+    commits_go_on(&inline(), 95);
+    commits_go_on(&Options::new().background(Background::Thread), 95);
+}
+
+#[test]
+fn commits_go_on_when_80_percent_are_in_use() {
+    commits_go_on(&inline(), 80);
+    commits_go_on(&inline().clean_target(4), 80);
+}
+
+/// A disk that knows which threads made it longer.
+#[derive(Debug)]
+struct Grown {
+    disk: MemoryDisk,
+    threads: Mutex<BTreeSet<String>>,
+}
+
+impl Disk for Grown {
+    fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        self.disk.read_vectored_at(offset, buffers)
+    }
+
+    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        self.disk.write_vectored_at(offset, buffers)
+    }
+
+    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        self.disk.write_durable_at(offset, buffers)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.disk.length()
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.disk.set_length(length)
+    }
+
+    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.threads.lock().unwrap().insert(thread);
+        self.disk.preallocate(offset, length)
+    }
+
+    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.punch_hole(offset, length)
+    }
+}
+
+#[test]
+fn the_background_thread_makes_the_file_longer_beside_many_committing_threads() {
+    let disk = Arc::new(Grown { disk: MemoryDisk::new(), threads: Mutex::default() });
+    let options = Options::new().background(Background::Thread).growth_bytes(1 << 20).memory(16 << 20);
+    let pager = create_on(&disk, &options);
+    let before = pager.stats().status.blocks_total;
+    let pages: Vec<PageId> = std::thread::scope(|scope| {
+        let write = |writer: usize| {
+            let mut pages = Vec::new();
+            for round in 0..60 {
+                // Some in the log, some in extents.
+                pages.extend(add(&pager, SMALL, if (round + writer).is_multiple_of(2) { 6 } else { 48 }, 9).unwrap());
+                let transaction = pager.begin().unwrap();
+                let page = pages[round * 7 % pages.len()];
+                transaction.overwrite(page).unwrap().fill(fill_of(page, 9));
+                transaction.commit().unwrap();
+            }
+            pages
+        };
+        let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || write(writer))).collect();
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    });
+    assert!(pager.stats().status.blocks_total > before + pages.len() as u64 / 2);
+    check(&pager, &pages, 9);
+    pager.close().unwrap();
+    let threads = disk.threads.lock().unwrap().clone();
+    assert!(threads.contains("vellum"), "{threads:?}");
+    check(&crate::open_on(&disk, &options), &pages, 9);
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::job::Job;
-use crate::buffer::lock;
+use crate::buffer::{addresses, lock};
 
 /// Requests under way at once.
 const DEPTH: usize = 32;
@@ -48,8 +48,9 @@ impl Threads {
                 break;
             }
             let shared = Arc::clone(&self.shared);
-            let spawned = std::thread::Builder::new().name("vellum-prefetch".into()).spawn(move || shared.work());
-            if spawned.is_err() {
+            let thread = std::thread::Builder::new().name("vellum-prefetch".into());
+            let is_refused = !addresses::suffice_for_a_thread() || thread.spawn(move || shared.work()).is_err();
+            if is_refused {
                 self.count.fetch_sub(1, Ordering::Relaxed);
                 break;
             }

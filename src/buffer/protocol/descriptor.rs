@@ -1,16 +1,18 @@
 //! A page's descriptor: two words that say where the page is in memory.
 //!
 //! - **P1** Word 0 is the state and the frame. Word 1 is the generation of the frame's content, written before word 0
-//!   names the frame; it does not fall while word 0 names a frame.
+//!   names the frame; it does not fall while word 0 names a frame. The *ceiling* of all descriptors of a store rises to
+//!   that generation before either is written, and never falls: who may see the ceiling need not look at word 1, which
+//!   lies apart, so that looks at random are looks at little memory.
 //! - **P2** Writers of word 1 hold the descriptor's lock. Evicting and touching need none: they change word 0 only, by
 //!   compare-and-swap from what they saw.
-//! - **P3** A reader is in an epoch, or has the frame in a slot, before the three loads of [`Descriptor::read`]. So the
-//!   frame cannot leave and come back between them, and the second look at word 0 proves that the generation is its.
+//! - **P3** A reader is in an epoch, or has the frame in a slot, before the loads of [`Descriptor::read`]. So the frame
+//!   cannot leave and come back between them, and the second look at word 0 proves that the generation is its.
 //! - **P4** The word of a load carries a ticket that no other load ever has. Whoever finishes a load finds its own
 //!   ticket, or was overtaken.
 //! - **P5** All zero is evicted, so descriptors of evicted pages need no memory.
 
-use super::super::sync::{AtomicU64, Ordering, Sabotage, sabotaged};
+use super::super::sync::{AtomicU64, Ordering, Sabotage, release_unless, sabotaged};
 
 /// Word 0: in the two lowest bits the state; of a page in memory the frame's address, of a load the ticket.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,19 +100,16 @@ pub(in super::super) enum Seen {
 }
 
 /// See the module.
-#[repr(C)]
-pub(in super::super) struct Descriptor {
-    word: AtomicU64,
-    generation: AtomicU64,
+#[derive(Clone, Copy)]
+pub(in super::super) struct Descriptor<'a> {
+    /// Word 0.
+    pub(in super::super) word: &'a AtomicU64,
+    /// Word 1.
+    pub(in super::super) generation: &'a AtomicU64,
+    pub(in super::super) ceiling: &'a AtomicU64,
 }
 
-impl Descriptor {
-    /// Evicted. (Descriptors in use are made of zero bytes.)
-    #[allow(dead_code)]
-    pub(in super::super) fn new() -> Self {
-        Self { word: AtomicU64::new(0), generation: AtomicU64::new(0) }
-    }
-
+impl Descriptor<'_> {
     /// Word 0.
     #[inline(always)]
     pub(in super::super) fn word(&self) -> Word {
@@ -137,6 +136,10 @@ impl Descriptor {
             let first = self.word();
             if !first.has_frame() {
                 return Seen::Absent;
+            }
+            // Read after the word, so at least what the frame's generation made it.
+            if self.ceiling.load(Ordering::Relaxed) <= generation {
+                return Seen::Frame(first);
             }
             let found = self.generation.load(Ordering::Acquire);
             let again = Word(self.word.load(Ordering::Relaxed));
@@ -168,9 +171,18 @@ impl Descriptor {
         if self.word() != Word::loading(ticket) && !sabotaged(Sabotage::SkipTicket) {
             return false;
         }
-        self.generation.store(generation, Ordering::Release);
-        self.word.store(frame.untouched().0, Ordering::Release);
+        self.set_generation(generation);
+        self.word.store(frame.untouched().0, release_unless(Sabotage::RelaxedFrame));
         true
+    }
+
+    /// Before the frame is named.
+    fn set_generation(&self, generation: u64) {
+        // Who finds it high enough hands on what made it so, as whoever raises it does.
+        if self.ceiling.load(Ordering::Relaxed) < generation && !sabotaged(Sabotage::SkipCeiling) {
+            self.ceiling.fetch_max(generation, Ordering::Relaxed);
+        }
+        self.generation.store(generation, Ordering::Release);
     }
 
     /// Loading → evicted, unless the load was overtaken. Under the lock.
@@ -184,12 +196,12 @@ impl Descriptor {
         let word = frame.map_or(Word::EVICTED, Word::untouched);
         if sabotaged(Sabotage::FrameFirst) {
             let old = self.word.swap(word.0, Ordering::AcqRel);
-            self.generation.store(generation, Ordering::Release);
+            self.set_generation(generation);
             return Word(old);
         }
         // A reader that sees the frame sees its generation. One that sees the generation with the old frame takes that
         // for newer than it is, and looks elsewhere (P1).
-        self.generation.store(generation, Ordering::Release);
+        self.set_generation(generation);
         Word(self.word.swap(word.0, Ordering::AcqRel))
     }
 
@@ -210,7 +222,7 @@ impl Descriptor {
         if !self.word().is_evicted() {
             return false;
         }
-        self.generation.store(generation, Ordering::Release);
+        self.set_generation(generation);
         self.word.compare_exchange(0, frame.untouched().0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 

@@ -8,12 +8,14 @@
 //! - **P8** Epochs rise. A frame taken from its descriptor before epoch `e` began can be in use by threads in epochs
 //!   before `e` only.
 //! - **P9** A record is never freed; another thread takes it over.
+//! - **P10** Whatever value of a slot or an epoch lets a frame be used again, it was stored with release and is loaded with
+//!   acquire: what its thread read before is read before the frame is written.
 #![allow(unsafe_code)]
 
 use std::ptr;
 
 use super::super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, light_fence, sabotaged,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, light_fence, release_unless, sabotaged,
 };
 
 /// Not in an epoch.
@@ -39,7 +41,7 @@ impl Slot {
     /// The frame is no longer in use by whom the slot stands for.
     #[inline(always)]
     pub(in super::super) fn clear(&self) {
-        self.0.store(0, Ordering::Release);
+        self.0.store(0, release_unless(Sabotage::RelaxedClear));
     }
 }
 
@@ -65,7 +67,8 @@ impl Record {
                 if self.filled.load(Ordering::Relaxed) <= at {
                     self.filled.store(at + 1, Ordering::Relaxed);
                 }
-                slot.0.store(address, Ordering::Relaxed);
+                // Who sees the slot with this frame knows that what was in it before is no longer read (P10).
+                slot.0.store(address, Ordering::Release);
                 return Some((at, slot));
             }
         }
@@ -75,14 +78,15 @@ impl Record {
     /// Enters the newest epoch. What descriptors show from now on stays as it is until [`Record::leave`].
     #[inline(always)]
     pub(in super::super) fn enter(&self, registry: &Registry) {
-        self.epoch.store(registry.epoch.load(Ordering::Acquire), Ordering::Relaxed);
+        // As with slots: who sees the new epoch knows that scopes before it have ended (P10).
+        self.epoch.store(registry.epoch.load(Ordering::Acquire), Ordering::Release);
         light_fence();
     }
 
     /// Leaves the epoch.
     #[inline(always)]
     pub(in super::super) fn leave(&self) {
-        self.epoch.store(OUTSIDE, Ordering::Release);
+        self.epoch.store(OUTSIDE, release_unless(Sabotage::RelaxedLeave));
     }
 
     /// Gives the record to whichever thread comes next. Slots that are still in use stay so.

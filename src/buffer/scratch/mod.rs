@@ -151,8 +151,7 @@ impl Shared {
             return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit(), needed_bytes });
         }
         let name = self.inner.obtain_scratch(slot.class, self.spiller, slot.number)?;
-        let Some(frame) = Frame::new(Arc::clone(&self.inner), name) else { unreachable!("the frame's pool is there") };
-        Ok(frame)
+        Frame::new(Arc::clone(&self.inner), name)
     }
 
     /// Reads a page back that is in the file, and on its way since the caller said so.
@@ -161,10 +160,8 @@ impl Shared {
         let result = self.obtain(slot).and_then(|mut frame| {
             // What comes is not zero.
             frame.claim();
-            match frame.get_mut() {
-                Some(bytes) => self.file.read(slot.number, &stored, bytes)?,
-                None => unreachable!("the frame has one handle"),
-            }
+            let bytes = frame.get_mut().ok_or(Error::ScratchBorrowed { number: slot.number })?;
+            self.file.read(slot.number, &stored, bytes)?;
             Ok(frame)
         });
         let result = match result {
@@ -345,10 +342,7 @@ impl Deref for ScratchRead<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.frame {
-            Some(frame) => frame,
-            None => unreachable!("the guard is being dropped"),
-        }
+        self.frame.as_deref().unwrap_or_default()
     }
 }
 
@@ -380,10 +374,7 @@ impl Deref for ScratchWrite<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.frame {
-            Some(frame) => frame,
-            None => unreachable!("the guard is being dropped"),
-        }
+        self.frame.as_deref().unwrap_or_default()
     }
 }
 

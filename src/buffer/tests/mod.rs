@@ -2,6 +2,7 @@
 
 mod budget;
 mod hit_rate;
+mod os_pages;
 mod pages;
 mod pool;
 mod stress;

@@ -103,6 +103,7 @@ fn a_guard_outlives_its_page_its_store_and_its_manager() {
 #[test]
 fn more_guards_than_the_budget_holds_are_an_error_that_says_so() {
     let (manager, source, pages) = with_pages(1 << 20, &[12], 400);
+    let _watchdog = Watchdog::new(&manager);
     let state = source.state();
     let _sorting = manager.budget().reserve(300_000, "sorting").unwrap();
     let mut guards = Vec::new();
@@ -123,7 +124,8 @@ fn more_guards_than_the_budget_holds_are_an_error_that_says_so() {
 
 #[test]
 fn a_scope_that_needs_more_than_the_budget_fails_and_smaller_ones_go_on() {
-    let (_manager, source, pages) = with_pages(1 << 20, &[14], 100);
+    let (manager, source, pages) = with_pages(1 << 20, &[14], 100);
+    let _watchdog = Watchdog::new(&manager);
     let state = source.state();
     let sum_of = |count| {
         pages.scope(&state, |scope| {
@@ -276,6 +278,7 @@ fn everything_is_given_back_when_the_store_goes() {
 fn budgets_are_of_any_size_from_one_mebibyte_up() {
     assert!(matches!(BufferManager::new((1 << 20) - 1), Err(Error::BudgetTooSmall { .. })));
     let manager = BufferManager::new((1 << 20) + 4097).unwrap();
+    let _watchdog = Watchdog::new(&manager);
     assert!(matches!(manager.frame(SizeClass::new(21).unwrap()), Err(Error::BudgetTooSmall { .. })));
     assert!(manager.frame(SizeClass::new(20).unwrap()).is_ok());
     assert!(matches!(manager.budget().reserve(2 << 20, "too much"), Err(Error::BudgetTooSmall { .. })));

@@ -10,7 +10,7 @@ use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::{Charge, NOWHERE, checked_range, refused, suitable_alignment};
 use crate::Result;
-use crate::memory::hint::{Hint, page_bytes};
+use crate::memory::hint::{Hint, page_bytes, system_page_bytes};
 use crate::memory::protection::Protection;
 
 /// What a new mapping allows.
@@ -54,7 +54,7 @@ impl Mapping {
         if plain.is_aligned(suitable) {
             return Ok(plain);
         }
-        let padding = suitable - page_bytes();
+        let padding = suitable - system_page_bytes();
         let padded = Self::map(length.checked_add(padding).ok_or(Errno::NOMEM)?, protection, charge);
         match padded.and_then(|padded| padded.cut_to_alignment(suitable, length)) {
             Err(_) if plain.is_aligned(alignment) => Ok(plain),
@@ -169,7 +169,7 @@ impl Mapping {
                 // Hints for parts have split it for the system, which moves only what is in one piece.
                 Err(Errno::FAULT) => {}
                 // It could not grow where it is, and the system would not know how to align it elsewhere.
-                Err(Errno::NOMEM) if alignment > page_bytes() => {}
+                Err(Errno::NOMEM) if alignment > system_page_bytes() => {}
                 moved_or_refused => return Ok(moved_or_refused?),
             }
             Ok(self.copy_to_larger(length, alignment)?)
@@ -185,7 +185,7 @@ impl Mapping {
     unsafe fn remap(&mut self, length: usize, alignment: usize) -> Result<(), Errno> {
         use rustix::mm::MremapFlags;
 
-        let flags = if alignment <= page_bytes() { MremapFlags::MAYMOVE } else { MremapFlags::empty() };
+        let flags = if alignment <= system_page_bytes() { MremapFlags::MAYMOVE } else { MremapFlags::empty() };
         // SAFETY: the mapping is ours (M1), and nothing refers to it (the caller).
         let start = unsafe { mm::mremap(self.start.as_ptr().cast(), self.length, length, flags) }?;
         self.start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;

@@ -4,8 +4,8 @@
 //! leaf's start. A *hole* is a run of free blocks inside one segment that is not wholly free.
 //!
 //! - **L1** Blocks beyond the end of the file are not free.
-//! - **L2** `free[s]` is how many blocks of segment `s` are free, `holes[s]` its longest hole; `emptiest`,
-//!   `hole_classes` and `segments_free` follow from them.
+//! - **L2** `free[s]` is how many blocks of segment `s` are free, `holes[s]` its longest hole, or 0 if it is passed by;
+//!   `emptiest`, `hole_classes` and `segments_free` follow from them.
 //! - **L3** No run of free blocks is longer than `longest`. It is a bound: a release raises it to what it made, a search
 //!   that finds nothing lowers it, taking blocks leaves it. So each bit is looked at again only after it changed.
 
@@ -32,6 +32,8 @@ pub(super) struct Leaf {
     segment_blocks: u32,
     free: Box<[u16]>,
     holes: Box<[u16]>,
+    /// Segments whose holes are not to be found: few.
+    passed_by: Vec<u32>,
     emptiest: u32,
     /// Segments whose longest hole has `2^n` blocks or more, and less than twice that.
     hole_classes: [u16; CLASSES],
@@ -55,6 +57,7 @@ impl Leaf {
             segment_blocks,
             free: segments.clone(),
             holes: segments,
+            passed_by: Vec::new(),
             emptiest: 0,
             hole_classes: [0; CLASSES],
             segments_free: 0,
@@ -69,6 +72,15 @@ impl Leaf {
     /// The leaf as a file holds it: bit set = in use, and clear for blocks at `capacity` and beyond.
     pub(super) fn to_bytes(&self, capacity: u32) -> LeafBytes {
         self.bits.to_bytes(capacity)
+    }
+
+    /// Passes by the holes of these segments from now on, and of no others.
+    pub(super) fn pass_by(&mut self, segments: Vec<u32>) {
+        let before = std::mem::replace(&mut self.passed_by, segments.clone());
+        for segment in before.into_iter().chain(segments) {
+            let hole = self.bits.longest_run(self.blocks_of(segment));
+            self.set_segment(segment as usize, self.segment_free(segment), hole);
+        }
     }
 
     /// Whether every one of `blocks` is as it must be before `change`: free to be taken, or in use to be released.
@@ -116,12 +128,19 @@ impl Leaf {
     }
 
     /// The longest hole, cut to `maximum`, of the first segment in which that is of this class, and has at least
-    /// `minimum` blocks.
-    pub(super) fn find_hole(&self, class: u32, minimum: u32, maximum: u32) -> Option<Range<u32>> {
+    /// `minimum` blocks, and that is `wanted`.
+    pub(super) fn find_hole(
+        &self,
+        class: u32,
+        minimum: u32,
+        maximum: u32,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Option<Range<u32>> {
         let lengths = minimum.max(1 << class)..2 << class;
-        let segment = self.holes.iter().position(|&hole| lengths.contains(&hole.into()))?;
-        let length = maximum.min(self.holes[segment].into());
-        self.find_run(self.blocks_of(segment as u32), length, length)
+        let mut holes = self.holes.iter().zip(0..);
+        let (&hole, segment) = holes.find(|&(&hole, segment)| lengths.contains(&hole.into()) && wanted(segment))?;
+        let length = maximum.min(hole.into());
+        self.find_run(self.blocks_of(segment), length, length)
     }
 
     /// How many blocks of a segment are free.
@@ -148,6 +167,7 @@ impl Leaf {
     /// Asserts L2 and L3.
     pub(super) fn check_invariants(&self) {
         let mut truth = Self::from_bytes(&self.to_bytes(LEAF_BLOCKS), LEAF_BLOCKS, self.segment_blocks);
+        truth.pass_by(self.passed_by.clone());
         assert_eq!(truth.free, self.free, "L2: the segments' free blocks are counted");
         assert_eq!(truth.holes, self.holes, "L2: the segments' longest holes are known");
         let longest = self.bits.longest_run(0..LEAF_BLOCKS);
@@ -158,7 +178,8 @@ impl Leaf {
 
     /// Notes how many blocks of a segment are free, and its longest run (L2).
     fn set_segment(&mut self, segment: usize, free: u32, longest_run: u32) {
-        let hole = if self.is_whole(free) { 0 } else { longest_run };
+        let passed_by = self.passed_by.contains(&(segment as u32));
+        let hole = if passed_by || self.is_whole(free) { 0 } else { longest_run };
         let free_before = u32::from(std::mem::replace(&mut self.free[segment], free as u16));
         let hole_before = u32::from(std::mem::replace(&mut self.holes[segment], hole as u16));
         self.segments_free += u32::from(self.is_whole(free));
@@ -197,8 +218,10 @@ mod tests {
             changes in proptest::collection::vec((0..LEAF_BLOCKS, prop_oneof![1u32..9, 1u32..2000]), 1..60),
             segment_blocks in prop_oneof![Just(4u32), Just(64), Just(256), Just(LEAF_BLOCKS)],
             minimum in 1u32..300,
+            passed_by in proptest::collection::vec(0..LEAF_BLOCKS, 0..3),
         ) {
             let mut leaf = Leaf::empty(LEAF_BLOCKS, segment_blocks);
+            let passed_by: Vec<u32> = passed_by.into_iter().map(|block| block / segment_blocks).collect();
             for (start, blocks) in changes {
                 let blocks = start..(start + blocks).min(LEAF_BLOCKS);
                 for change in [Change::Take, Change::Release] {
@@ -208,15 +231,18 @@ mod tests {
                     }
                 }
                 leaf.check_invariants();
+                leaf.pass_by(if start.is_multiple_of(2) { passed_by.clone() } else { Vec::new() });
+                leaf.check_invariants();
                 if leaf.find_run(0..LEAF_BLOCKS, minimum, minimum).is_none() {
                     leaf.no_run_of(minimum);
                 }
                 for class in 0..CLASSES as u32 {
-                    let hole = leaf.find_hole(class, 1 << class, minimum.max(1 << class));
+                    let hole = leaf.find_hole(class, 1 << class, minimum.max(1 << class), |_| true);
                     prop_assert_eq!(hole.is_some(), leaf.summary().hole_classes >> class & 1 == 1);
                     if let Some(hole) = hole {
                         prop_assert!(leaf.allows(hole.clone(), Change::Take));
                         prop_assert!(leaf.segment_free(hole.start / segment_blocks) < segment_blocks);
+                        prop_assert!(!leaf.passed_by.contains(&(hole.start / segment_blocks)));
                         prop_assert_eq!(hole.start / segment_blocks, (hole.end - 1) / segment_blocks);
                     }
                 }

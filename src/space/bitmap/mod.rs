@@ -56,6 +56,8 @@ pub(super) struct Bitmap {
     stored_from: usize,
     /// How many slots are `Stored`.
     leaves_stored: usize,
+    /// The segments whose holes are not to be found.
+    passed_by: Vec<Segment>,
 }
 
 impl Bitmap {
@@ -74,6 +76,7 @@ impl Bitmap {
             source: None,
             stored_from: 0,
             leaves_stored: 0,
+            passed_by: Vec::new(),
         };
         bitmap.grow(blocks_total);
         bitmap

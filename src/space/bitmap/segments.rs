@@ -5,6 +5,7 @@
 //! known segments load nothing.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::{Bitmap, Leaf, Slot, base_of, leaf_of};
@@ -74,19 +75,43 @@ impl Bitmap {
     }
 
     /// The longest hole, cut to `maximum`, of the first known segment in which that is of this class, and has at least
-    /// `minimum` blocks.
-    pub(in crate::space) fn find_hole(&mut self, class: u32, minimum: u32, maximum: u32) -> Option<Extent> {
+    /// `minimum` blocks, and that is `wanted`.
+    pub(in crate::space) fn find_hole(
+        &mut self,
+        class: u32,
+        minimum: u32,
+        maximum: u32,
+        wanted: impl Fn(Segment) -> bool,
+    ) -> Option<Extent> {
+        let per_leaf = self.segments_per_leaf();
         if class >= LEAF_BLOCKS.ilog2() {
             return None;
         }
         let mut next = 0;
         while let Some(index) = self.tree.next(next, |summary| summary.hole_classes >> class & 1 == 1) {
-            if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum) {
+            let wanted_here = |segment: u32| wanted(Segment(index as u64 * per_leaf + u64::from(segment)));
+            if let Some(hole) = self.known_leaf(index)?.find_hole(class, minimum, maximum, wanted_here) {
                 return Some(Extent::new(base_of(index) + u64::from(hole.start), hole.len() as u32));
             }
             next = index + 1;
         }
         None
+    }
+
+    /// From now on [`Bitmap::find_hole`] passes by these segments, as far as they are in memory, and by no others.
+    pub(in crate::space) fn pass_by(&mut self, segments: &[Segment]) {
+        let before = std::mem::replace(&mut self.passed_by, segments.to_vec());
+        let places = |bitmap: &Self, list: &[Segment]| -> Vec<(usize, u32)> {
+            list.iter().filter_map(|segment| bitmap.place_of(*segment)).collect()
+        };
+        let now = places(self, segments);
+        let leaves: BTreeSet<usize> = places(self, &before).iter().chain(&now).map(|(index, _)| *index).collect();
+        for index in leaves {
+            if let Some(Slot::Present(leaf)) = self.slots.get_mut(index) {
+                leaf.pass_by(now.iter().filter(|(other, _)| *other == index).map(|(_, local)| *local).collect());
+                self.tree.update(index, leaf.summary());
+            }
+        }
     }
 
     /// Which lengths the longest holes of known segments have: bit `n` stands for `2^n` to `2^(n+1) - 1`.

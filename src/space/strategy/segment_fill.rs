@@ -1,15 +1,18 @@
 //! Segment fill: wholly free segments from start to end, and holes when those run out.
 //!
-//! A commit is cheapest as one contiguous write, so blocks that are asked for one after the other should follow one
-//! another on disk. In an aged file that takes wholly free segments, which a cleaner provides by moving away what is
-//! left in the emptiest. This strategy keeps that cheap: each purpose fills a segment of its own, so that what lives
-//! about as long lies together and segments empty by themselves.
+//! A commit is one contiguous write where blocks that are asked for one after the other follow one another on disk. In an
+//! aged file that takes wholly free segments, which a cleaner provides by moving away what is left in the emptiest. Where
+//! a device takes many writes at once, moving costs more than writing into holes, and several times the bytes. So pages of
+//! commits leave a few segments free, the reserve, which is what a cleaner keeps unless it is asked for more; log, nodes
+//! and pages that fit no hole have them. Each purpose fills a segment of its own, so that what lives about as long lies
+//! together and segments empty by themselves.
 //!
 //! ```text
 //!   wholly free segments    a request gets, in this order
 //!   plenty                  what follows in the open segment, and in the free ones directly behind it
 //!                           the start of a wholly free segment, or a run of several
-//!   few (the reserve)       pages of commits: the hole that fits best; if all are shorter, one of the longest
+//!   few (the reserve)       pages of commits: the hole that fits best; if all are shorter, one of the longest; never
+//!                           behind what another purpose goes on filling
 //!                           all else: the open segment, or one of the reserve
 //!   either                  whatever run there is
 //! ```
@@ -30,6 +33,9 @@ use crate::space::{AllocationStrategy, FreeSpace, LEAF_BLOCKS, Purpose, Request,
 
 /// One segment in so many is the reserve.
 const RESERVE: u64 = 256;
+
+/// And so many more, in a small file too: for log and for what is moved.
+const RESERVE_LEAST: u64 = 2;
 
 /// Fills wholly free segments, one for each purpose, and when few are left, holes.
 #[derive(Debug, Default)]
@@ -69,8 +75,7 @@ impl AllocationStrategy for SegmentFill {
     }
 
     fn segments_wanted(&self, segments_total: u64) -> u64 {
-        // Half as much again as the reserve, so that the cleaner has time.
-        segments_total * 3 / (2 * RESERVE) + Purpose::ALL.len() as u64
+        kept_free(segments_total)
     }
 
     fn is_filling(&self, segment: Segment) -> bool {
@@ -93,7 +98,7 @@ impl SegmentFill {
         let may_take_reserve = request.purpose != Purpose::Data && free.segments_free() > 0;
         if !has_plenty(free)
             && !may_take_reserve
-            && let Some(extent) = fitting_hole(free, request)
+            && let Some(extent) = self.fitting_hole(free, request)
         {
             return Ok(Some(extent));
         }
@@ -107,6 +112,29 @@ impl SegmentFill {
             return Ok(Some(extent));
         }
         Ok(self.open_next(free, request))
+    }
+
+    /// A hole that is hardly longer than what is wanted; if all are shorter, one of the longest. Not where another purpose
+    /// goes on: there, what is moved would soon need the next free segment, and moving would win nothing.
+    fn fitting_hole(&self, free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
+        let (shortest, longest) = (request.shortest(), request.longest());
+        if shortest > longest {
+            return None;
+        }
+        let of_others = |segment| {
+            let others = self.open.iter().zip(Purpose::ALL).filter(|(_, purpose)| *purpose != request.purpose);
+            others.filter_map(|(open, _)| open.as_ref()).any(|open| open.segment == segment)
+        };
+        // In this class and those above every hole is long enough; below it, not all are, but there it takes the longest.
+        let ample = longest.next_power_of_two().ilog2();
+        let upwards = ample..u32::BITS;
+        let downwards = (shortest.ilog2()..ample).rev();
+        let present = free.hole_classes();
+        let mut classes = upwards.chain(downwards).filter(|class| present >> class & 1 == 1);
+        classes.find_map(|class| {
+            let hole = free.find_hole(class, shortest, longest, |segment| !of_others(segment));
+            hole.and_then(|hole| request.fit(hole))
+        })
     }
 
     /// The next blocks of the open segment, and of the wholly free ones behind it.
@@ -167,22 +195,12 @@ impl SegmentFill {
 
 /// Whether more segments are wholly free than the reserve.
 fn has_plenty(free: &FreeSpace<'_>) -> bool {
-    free.segments_free() > free.segments_known() / RESERVE
+    free.segments_free() > kept_free(free.segments_known())
 }
 
-/// A hole that is hardly longer than what is wanted; if all are shorter, one of the longest.
-fn fitting_hole(free: &mut FreeSpace<'_>, request: &Request) -> Option<Extent> {
-    let (shortest, longest) = (request.shortest(), request.longest());
-    if shortest > longest {
-        return None;
-    }
-    // In this class and those above every hole is long enough; below it, not all are, but there it takes the longest.
-    let ample = longest.next_power_of_two().ilog2();
-    let upwards = ample..u32::BITS;
-    let downwards = (shortest.ilog2()..ample).rev();
-    let present = free.hole_classes();
-    let mut classes = upwards.chain(downwards).filter(|class| present >> class & 1 == 1);
-    classes.find_map(|class| free.find_hole(class, shortest, longest).and_then(|hole| request.fit(hole)))
+/// How many of so many segments pages of commits leave free.
+fn kept_free(segments: u64) -> u64 {
+    segments / RESERVE + RESERVE_LEAST
 }
 
 /// A run of exactly this length: from the start of a segment if there is one, else anywhere.
@@ -290,17 +308,28 @@ mod tests {
     #[test]
     fn the_reserve_is_kept_for_what_fits_no_hole() {
         let mut space = space(4 * RESERVE);
-        // Every other block of all but six segments.
-        for block in (0..(4 * RESERVE - 6) * 16).step_by(2) {
+        // Every other block of all but eight segments.
+        for block in (0..(4 * RESERVE - 8) * 16).step_by(2) {
             space.take(Extent::new(block, 1)).unwrap();
         }
         for _ in 0..1000 {
             allocate(&mut space, 3, Purpose::Data);
         }
-        assert_eq!(space.free_space().segments_free(), 4);
+        assert_eq!(space.free_space().segments_free(), 4 + RESERVE_LEAST);
         let large = space.allocate(&Request::exactly(16, Purpose::Data)).unwrap();
         assert!(large.is_some_and(|extent| extent.start.0.is_multiple_of(16)));
-        assert_eq!(space.free_space().segments_free(), 3);
+        assert_eq!(space.free_space().segments_free(), 3 + RESERVE_LEAST);
+    }
+
+    #[test]
+    fn where_another_purpose_goes_on_is_no_hole() {
+        let mut space = space(4);
+        // One hole of two blocks; segments 1 and 2 are free, and 3 is full.
+        space.take(Extent::new(0, 14)).unwrap();
+        space.take(Extent::new(48, 16)).unwrap();
+        assert_eq!(allocate(&mut space, 5, Purpose::Moved), Extent::new(16, 5));
+        assert_eq!(allocate(&mut space, 4, Purpose::Data), Extent::new(14, 2), "not behind what was moved");
+        assert_eq!(allocate(&mut space, 5, Purpose::Moved), Extent::new(21, 5));
     }
 
     #[test]

@@ -1,0 +1,62 @@
+//! Addresses for pools and descriptors: plenty where there is plenty, a part where the process is limited.
+//!
+//! A reservation costs nothing but addresses, so it is made as large as it can ever have to be. Under `ulimit -v` or
+//! `ulimit -d` addresses are what is short: who takes all that are left leaves none for the heap, and a heap without
+//! addresses ends the process. So some are never taken, and of the others each reservation takes a part.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::memory::Reservation;
+
+/// Left for the heap, the stacks of threads, and whatever else the process does.
+const KEPT_BYTES: usize = 32 << 20;
+/// What a thread may take: glibc looks for its heap of 64 MiB in twice as much.
+const THREAD_BYTES: usize = 136 << 20;
+/// No reservation takes more than this part of the addresses that a limit leaves beyond that.
+const PART: usize = 8;
+
+/// Addresses for `wanted` bytes; under a limit for less, but for `least`.
+///
+/// # Errors
+/// `Memory` if there are none for `least` bytes.
+pub(super) fn reserve(wanted: usize, least: usize) -> Result<Reservation> {
+    let left = left_bytes().saturating_sub(KEPT_BYTES);
+    if left < least {
+        return Err(Error::Memory {
+            operation: "reservation",
+            bytes: least,
+            source: io::ErrorKind::OutOfMemory.into(),
+        });
+    }
+    Reservation::at_most(wanted.min(left / PART), least)
+}
+
+/// Whether a limit leaves enough for another thread, which takes a stack and a heap of its own.
+pub(super) fn suffice_for_a_thread() -> bool {
+    left_bytes() >= KEPT_BYTES + THREAD_BYTES
+}
+
+/// Addresses that the limits of the process leave it, in bytes.
+#[cfg(unix)]
+fn left_bytes() -> usize {
+    use rustix::process::{Resource, getrlimit};
+
+    let limit_of = |resource| getrlimit(resource).current.map_or(usize::MAX, |bytes| bytes as usize);
+    let (addresses, data) = (limit_of(Resource::As), limit_of(Resource::Data));
+    if (addresses, data) == (usize::MAX, usize::MAX) {
+        return usize::MAX;
+    }
+    // All of it, and what is private and writable: the first field and the sixth, in pages of the system.
+    let numbers = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let used = |field| {
+        let pages: Option<usize> = numbers.split_whitespace().nth(field).and_then(|number| number.parse().ok());
+        pages.unwrap_or(0).saturating_mul(rustix::param::page_size())
+    };
+    addresses.saturating_sub(used(0)).min(data.saturating_sub(used(5)))
+}
+
+#[cfg(not(unix))]
+fn left_bytes() -> usize {
+    usize::MAX
+}
