@@ -201,7 +201,7 @@ fn has_plenty(free: &FreeSpace<'_>) -> bool {
 /// How many of so many segments pages of commits leave free.
 fn kept_free(segments: u64) -> u64 {
     // A file of a few segments has none to spare.
-    (segments / RESERVE + RESERVE_LEAST).min(segments / 16)
+    (segments / RESERVE + RESERVE_LEAST).min(segments / 6)
 }
 
 /// A run of exactly this length: from the start of a segment if there is one, else anywhere.
