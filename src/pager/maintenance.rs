@@ -143,10 +143,9 @@ impl Core {
 
     /// A step of cleaning that nobody asked for.
     fn clean_unasked(&mut self) {
-        let victims = match self.segments_at_hand() < self.store.segments_wanted() {
-            true => Victims::Needed,
-            false => Victims::WorthIt,
-        };
+        // Where the file may grow, that is cheaper than emptying segments that are nearly full.
+        let needed = !self.store.may_grow() && self.segments_at_hand() < self.store.segments_wanted();
+        let victims = if needed { Victims::Needed } else { Victims::WorthIt };
         let report = self.clean(victims, 1, Durability::Deferred);
         let spent = report.as_ref().map_or(0, |report| report.blocks).max(WALK_BLOCKS);
         self.maintenance.credit_blocks = self.maintenance.credit_blocks.saturating_sub(spent);

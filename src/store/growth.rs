@@ -101,6 +101,11 @@ impl Store {
         self.checkpoint_bound() + u64::from(self.settings.log_segment_blocks) + 16
     }
 
+    /// Whether the file may become longer by a segment.
+    pub fn may_grow(&self) -> bool {
+        self.settings.blocks_limit.saturating_sub(self.space.blocks_total()) >= self.settings.segment_blocks.into()
+    }
+
     /// By how many blocks the file grows when there is time; 0 if it may not.
     fn growth_step(&self) -> u64 {
         let total = self.space.blocks_total();
