@@ -32,8 +32,6 @@ use crate::id::{PageId, SizeClass};
 use job::{Goal, Job, OnTheWay};
 use threads::Threads;
 
-/// Loads that are handed over at once.
-const AT_ONCE: usize = 16;
 /// Frames on their way take at most this part of the budget.
 const BUDGET_PART: usize = 4;
 
@@ -92,11 +90,8 @@ impl StorePages {
             let bytes = page.class().page_bytes() as usize;
             let Some(on_the_way) = self.inner.crew.admit(bytes, self.inner.limit()) else { break };
             jobs.extend(self.begin_page(at, *page, on_the_way)?);
-            // These are read while the next are begun.
-            if jobs.len() == AT_ONCE {
-                self.inner.crew.add(std::mem::take(&mut jobs));
-            }
         }
+        // Not before all have their frames: what was read already, and not wanted yet, would be the first to go for them.
         self.inner.crew.add(jobs);
         Ok(())
     }
