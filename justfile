@@ -32,7 +32,7 @@ fuzz seconds="60":
 
 # Benchmarks; `just bench commit` for one of them.
 bench *names:
-    for name in {{ if names == "" { "commit space memory buffer hit_rate readers" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
+    for name in {{ if names == "" { "commit group_commit open space memory buffer hit_rate readers compression" } else { names } }}; do cargo bench --bench "$name" || exit 1; done
 
 # The reference, with what is private too.
 docs:
