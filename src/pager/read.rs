@@ -114,8 +114,7 @@ impl ReadState for At<'_> {
     }
 
     fn pointer(&self, page: PageId) -> Result<BlockPointer> {
-        let pointer = self.state.pointer(&self.shared.nodes, page)?;
-        if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
+        self.state.pointer_to_read(&self.shared.nodes, page)
     }
 }
 

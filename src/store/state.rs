@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::held::{OldState, StateMaps};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CatalogueEntry, Superblock};
 use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
 use crate::map::{Nodes, Shape, Tree};
@@ -70,6 +70,15 @@ impl State {
     /// Those of [`Nodes::node`].
     pub fn pointer(&self, nodes: &Nodes, page: PageId) -> Result<BlockPointer> {
         self.maps.get()[page.class().index()].get(nodes, page.index())
+    }
+
+    /// The pointer of a page that is to be read.
+    ///
+    /// # Errors
+    /// `PageNotFound` if it is not allocated; those of [`Nodes::node`].
+    pub fn pointer_to_read(&self, nodes: &Nodes, page: PageId) -> Result<BlockPointer> {
+        let pointer = self.pointer(nodes, page)?;
+        if pointer.is_null() { Err(Error::PageNotFound { page }) } else { Ok(pointer) }
     }
 
     /// The snapshot or bookmark of this name.

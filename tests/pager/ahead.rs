@@ -1,13 +1,12 @@
 //! Reading ahead, and what views are told of how they will be read.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum::disk::{Disk, MemoryDisk};
+use vellum::disk::{Disk, MemoryDisk, Operation};
 use vellum::{Access, Error, PageId, Pager, Read, Result, View};
 
+use crate::watched::{Watch, Watched};
 use crate::{SMALL, class, create_on, inline, open_on};
 
 /// A store with so many pages of 4 KiB, every third id left out, opened anew: nothing is in memory.
@@ -84,10 +83,9 @@ fn named_pages_are_loaded_while_one_does_something_else() {
     assert_eq!((after.misses - before.misses, after.hits - before.hits), (3, 3));
 }
 
-/// A disk that counts reads: those of the threads that read ahead, and those of others.
-#[derive(Debug)]
+/// Counts reads: those of the threads that read ahead, and those of others.
+#[derive(Debug, Default)]
 struct Counting {
-    disk: Arc<MemoryDisk>,
     ahead: AtomicU64,
     others: AtomicU64,
 }
@@ -99,50 +97,22 @@ impl Counting {
     }
 }
 
-impl Disk for Counting {
-    fn path(&self) -> &Path {
-        self.disk.path()
-    }
-
-    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        match std::thread::current().name() {
-            Some("vellum-prefetch") => self.ahead.fetch_add(1, Ordering::Relaxed),
-            _ => self.others.fetch_add(1, Ordering::Relaxed),
+impl Watch for Counting {
+    fn called(&self, operation: Operation) {
+        match (operation, std::thread::current().name()) {
+            (Operation::Read, Some("vellum-prefetch")) => self.ahead.fetch_add(1, Ordering::Relaxed),
+            (Operation::Read, _) => self.others.fetch_add(1, Ordering::Relaxed),
+            _ => return,
         };
-        self.disk.read_vectored_at(offset, buffers)
-    }
-
-    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.write_vectored_at(offset, buffers)
-    }
-
-    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.write_durable_at(offset, buffers)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.sync()
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.disk.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.disk.set_length(length)
-    }
-
-    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.preallocate(offset, length)
-    }
-
-    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.punch_hole(offset, length)
     }
 }
 
 /// So many pages of a class, of which `fill` writes each, in a store that was opened anew on a disk that counts.
-fn counted(log2: u8, count: usize, fill: impl Fn(&vellum::Transaction, PageId)) -> (Arc<Counting>, Pager, Vec<PageId>) {
+fn counted(
+    log2: u8,
+    count: usize,
+    fill: impl Fn(&vellum::Transaction, PageId),
+) -> (Arc<Watched<Counting>>, Pager, Vec<PageId>) {
     let disk = Arc::new(MemoryDisk::new());
     let pager = create_on(&disk, &inline());
     let transaction = pager.begin().unwrap();
@@ -150,7 +120,7 @@ fn counted(log2: u8, count: usize, fill: impl Fn(&vellum::Transaction, PageId)) 
     pages.iter().for_each(|page| fill(&transaction, *page));
     transaction.commit().unwrap();
     pager.close().unwrap();
-    let disk = Arc::new(Counting { disk, ahead: AtomicU64::new(0), others: AtomicU64::new(0) });
+    let disk = Watched::new(disk, Counting::default());
     let pager = open_on(&disk, &inline());
     disk.take();
     (disk, pager, pages)

@@ -1,12 +1,11 @@
 //! Group commit: what shares a record, what fails alone, and who waits for whom.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use vellum::disk::{Disk, FaultyDisk, MemoryDisk, Operation, Operations, SimulatedDisk, Span, SystemError};
 use vellum::{Durability, Error, Isolation, Options, PageId, Pager, Read, Ticket};
 
+use crate::watched::{Watch, Watched};
 use crate::{SMALL, create_on, in_memory, inline, open_on};
 
 fn page(index: u64) -> PageId {
@@ -292,10 +291,9 @@ fn when_a_commit_is_unknown_all_of_its_group_and_all_later_ones_fail() {
     assert!(byte == 0x0101 || byte == 0x0104, "{byte:#x}: the group is there whole or not at all");
 }
 
-/// A disk whose durable writes wait while the gate is shut.
-#[derive(Debug)]
+/// Durable writes wait while the gate is shut.
+#[derive(Debug, Default)]
 struct Gated {
-    inner: MemoryDisk,
     gate: Mutex<Gate>,
     changed: Condvar,
 }
@@ -329,42 +327,18 @@ impl Gated {
     }
 }
 
-impl Disk for Gated {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        self.inner.read_vectored_at(offset, buffers)
-    }
-    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.inner.write_vectored_at(offset, buffers)
-    }
-    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.pass();
-        self.inner.write_durable_at(offset, buffers)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.pass();
-        self.inner.sync()
-    }
-    fn length(&self) -> io::Result<u64> {
-        self.inner.length()
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.inner.set_length(length)
-    }
-    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.inner.preallocate(offset, length)
-    }
-    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.inner.punch_hole(offset, length)
+impl Watch for Gated {
+    fn called(&self, operation: Operation) {
+        if matches!(operation, Operation::DurableWrite | Operation::Sync) {
+            self.pass();
+        }
     }
 }
 
 #[test]
 fn reading_beginning_and_changing_wait_for_no_commit_on_its_way_to_the_disk() {
     for options in [inline(), Options::new()] {
-        let disk = Arc::new(Gated { inner: MemoryDisk::new(), gate: Mutex::default(), changed: Condvar::new() });
+        let disk = Watched::new(Arc::default(), Gated::default());
         let pager = create_on(&disk, &options);
         fill(&pager, 3);
         let start = counter(&pager.view(), page(0));

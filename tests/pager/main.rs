@@ -19,6 +19,7 @@ mod space;
 mod stress;
 mod transactions;
 mod views;
+mod watched;
 
 use std::sync::Arc;
 

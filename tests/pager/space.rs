@@ -1,13 +1,12 @@
 //! Full disks and full stores.
 
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use vellum::disk::{Disk, MemoryDisk};
+use vellum::disk::{MemoryDisk, Operation};
 use vellum::{Background, Error, Options, PageId, Pager, Read, SizeClass, VerifyLevel};
 
+use crate::watched::{Watch, Watched};
 use crate::{Random, SMALL, class, create_on, in_memory, inline};
 
 /// Adds `count` pages with content in one commit.
@@ -191,56 +190,23 @@ fn commits_go_on_when_80_percent_are_in_use() {
     commits_go_on(&inline().clean_target(4), 80);
 }
 
-/// A disk that knows which threads made it longer.
-#[derive(Debug)]
+/// Knows which threads made the disk longer.
+#[derive(Debug, Default)]
 struct Grown {
-    disk: MemoryDisk,
     threads: Mutex<BTreeSet<String>>,
 }
 
-impl Disk for Grown {
-    fn path(&self) -> &Path {
-        self.disk.path()
-    }
-
-    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        self.disk.read_vectored_at(offset, buffers)
-    }
-
-    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.write_vectored_at(offset, buffers)
-    }
-
-    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.write_durable_at(offset, buffers)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.sync()
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.disk.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.disk.set_length(length)
-    }
-
-    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        let thread = std::thread::current().name().unwrap_or_default().to_owned();
-        self.threads.lock().unwrap().insert(thread);
-        self.disk.preallocate(offset, length)
-    }
-
-    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.punch_hole(offset, length)
+impl Watch for Grown {
+    fn called(&self, operation: Operation) {
+        if operation == Operation::Preallocate {
+            self.threads.lock().unwrap().insert(std::thread::current().name().unwrap_or_default().to_owned());
+        }
     }
 }
 
 #[test]
 fn the_background_thread_makes_the_file_longer_beside_many_committing_threads() {
-    let disk = Arc::new(Grown { disk: MemoryDisk::new(), threads: Mutex::default() });
+    let disk = Watched::new(Arc::default(), Grown::default());
     let options = Options::new().background(Background::Thread).growth_bytes(1 << 20).memory(16 << 20);
     let pager = create_on(&disk, &options);
     let before = pager.stats().status.blocks_total;
