@@ -592,16 +592,14 @@ fn an_aborted_transaction_with_savepoints_gives_everything_back() {
 
 #[test]
 fn memory_of_other_pages_never_shows_in_what_is_not_written() {
-    let pager = in_memory(&inline().memory(8 << 20));
-    let classes = [SMALL, class(16), class(20), class(21)];
-    // Frames full of something, given back.
-    for class in classes {
+    let pager = in_memory(&inline().memory(32 << 20));
+    for class in [SMALL, class(16), class(20), class(21)] {
+        // Frames full of something, given back just before.
         let transaction = pager.begin().unwrap();
-        let page = transaction.allocate(class).unwrap();
-        transaction.overwrite(page).unwrap().fill(0xee);
+        for page in transaction.allocate_many(class, 3).unwrap() {
+            transaction.overwrite(page).unwrap().fill(0xee);
+        }
         transaction.abort();
-    }
-    for class in classes {
         let length = class.page_bytes() as usize;
         let transaction = pager.begin().unwrap();
         let pages = transaction.allocate_many(class, 3).unwrap();
