@@ -42,7 +42,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// What all clones of a manager, its stores and frames share.
 pub(super) struct Inner {
     limit: usize,
-    /// Bytes charged: at most the limit, but for what cannot be refused (the policy's).
+    /// Bytes charged: at most the limit.
     used: AtomicUsize,
     pub(super) pools: Arc<Pools>,
     room: Mutex<Room>,
@@ -77,11 +77,6 @@ impl Inner {
     pub(super) fn try_charge(&self, bytes: usize) -> bool {
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
-    }
-
-    /// Charges what is in use already.
-    pub(super) fn charge(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn uncharge(&self, bytes: usize) {

@@ -85,17 +85,19 @@ impl Room {
         self.limbo.add(pool.address(number).addr().get());
     }
 
-    /// The policy's memory counts (E5). It has it already, so it cannot be refused: room is made for it.
+    /// The policy's memory counts (E5). It has it already, so room is made for it; where all is held for the moment, it
+    /// is charged at a later arrival.
     pub(super) fn charge_policy(&mut self, inner: &Inner) {
         let missing = self.policy.memory_bytes().saturating_sub(self.policy_bytes);
         if missing > inner.available() {
             self.make_room(inner, missing, None, &[]);
         }
+        // What was evicted made it larger, perhaps.
         let bytes = self.policy.memory_bytes();
-        if bytes > self.policy_bytes {
-            inner.charge(bytes - self.policy_bytes);
-        } else {
+        if bytes <= self.policy_bytes {
             inner.uncharge(self.policy_bytes - bytes);
+        } else if !inner.try_charge(bytes - self.policy_bytes) {
+            return;
         }
         self.policy_bytes = bytes;
     }

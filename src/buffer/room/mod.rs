@@ -64,7 +64,7 @@ pub(super) struct Room {
     cold: Vec<FrameName>,
     /// How many of them are being written.
     pub(super) spilling: usize,
-    /// Charged for the policy.
+    /// Charged for the policy; what it has beyond that is charged as soon as it fits.
     policy_bytes: usize,
     /// Bytes of frames being loaded, and of private ones.
     pub(super) loading_bytes: usize,

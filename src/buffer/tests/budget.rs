@@ -1,8 +1,10 @@
 //! Memory that users take: evict, wait, or be refused and told who holds it.
 
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::buffer::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot, default_policy};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -123,6 +125,63 @@ fn many_who_take_and_give_back_all_come_to_an_end() {
     let stats = manager.stats();
     assert_eq!((stats.scratch_bytes, stats.reserved_bytes), (0, 0));
     assert!(manager.budget().used_bytes() <= 2 * MEBIBYTE);
+}
+
+/// The default, which says that it holds so many bytes more.
+#[derive(Debug)]
+struct Hoarder(Box<dyn EvictionPolicy>, Arc<AtomicUsize>);
+
+impl EvictionPolicy for Hoarder {
+    fn name(&self) -> &'static str {
+        "hoarder"
+    }
+    fn admit(&mut self, slot: Slot, page: PageHash, class: SizeClass, arrival: Arrival) {
+        self.0.admit(slot, page, class, arrival);
+    }
+    fn remove(&mut self, slot: Slot) {
+        self.0.remove(slot);
+    }
+    fn replace(&mut self, old: Slot, new: Slot) {
+        self.0.replace(old, new);
+    }
+    fn victim(&mut self, frames: &mut dyn Frames) -> Option<Slot> {
+        self.0.victim(frames)
+    }
+    fn restore(&mut self, slot: Slot, page: PageHash, class: SizeClass) {
+        self.0.restore(slot, page, class);
+    }
+    fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes() + self.1.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn what_the_policy_holds_is_charged_as_soon_as_it_fits_and_never_beyond_the_budget() {
+    let hoard = Arc::new(AtomicUsize::new(0));
+    let policy = Hoarder(default_policy(), Arc::clone(&hoard));
+    let manager = BufferManager::with_policy(MEBIBYTE, Box::new(policy)).unwrap();
+    let _watchdog = Watchdog::new(&manager);
+    let source = Arc::new(Imagined::default());
+    let pages = manager.attach(Arc::clone(&source) as Arc<dyn PageSource>).unwrap();
+    let changes: Vec<_> = (0..300).map(|index| (page(12, index), Some(false))).collect();
+    let state = source.commit(&manager, &pages, &changes);
+    let read = |index| pages.page(&state, page(12, index)).unwrap();
+    let mut guards: Vec<_> = (0..200).map(read).collect();
+    (200..300).for_each(|index| drop(read(index)));
+    hoard.store(300_000, Ordering::Relaxed);
+    // Guards hold nearly all of it, and the policy has its bytes already.
+    guards.push(read(299));
+    assert!(manager.budget().used_bytes() <= MEBIBYTE);
+    assert!(manager.stats().policy_bytes < 300_000);
+    guards.truncate(20);
+    (200..300).for_each(|index| drop(read(index)));
+    assert!(manager.stats().policy_bytes >= 300_000, "{:?}", manager.stats());
+    assert!(manager.budget().used_bytes() <= MEBIBYTE);
+    guards.iter().for_each(|guard| assert_eq!(guard.len(), 4096));
+    // What it gives back is given back.
+    hoard.store(0, Ordering::Relaxed);
+    (20..200).for_each(|index| drop(read(index)));
+    assert!(manager.stats().policy_bytes < 100_000);
 }
 
 fn expected(error: &Error, count: &AtomicU64) {

@@ -2,9 +2,19 @@ use std::time::Instant;
 
 use super::*;
 
+/// Set when it is dropped, by a panic too: the threads that wait for it would hide the panic for ever.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Threads that read at old and new states, commit, free and evict, against what each page must hold.
 fn storm(budget: usize, classes: &[u8], count: u64, readers: usize, commits: u64) {
     let (manager, source, pages) = with_pages(budget, classes, count);
+    let _watchdog = Watchdog::new(&manager);
     let done = AtomicBool::new(false);
     let kept = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -54,6 +64,7 @@ fn storm(budget: usize, classes: &[u8], count: u64, readers: usize, commits: u64
                 }
             });
         }
+        let _end = SetAtEnd(&done);
         let began = Instant::now();
         let mut random = 99;
         for _ in 0..commits {
@@ -68,7 +79,6 @@ fn storm(budget: usize, classes: &[u8], count: u64, readers: usize, commits: u64
             source.commit(&manager, &pages, &changes);
             assert!(manager.budget().used_bytes() <= budget);
         }
-        done.store(true, Ordering::Relaxed);
         eprintln!("{commits} commits in {:?}, {:?}", began.elapsed(), manager.stats());
     });
     kept.into_inner().unwrap().iter().for_each(|(page, birth, guard)| check(*page, *birth, guard));
