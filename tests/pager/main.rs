@@ -22,6 +22,7 @@ mod views;
 mod watched;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum::disk::{Disk, MemoryDisk};
 use vellum::store::SeededEntropy;
@@ -49,6 +50,15 @@ fn open_on(disk: &Arc<impl Disk + 'static>, options: &Options) -> Pager {
 
 fn in_memory(options: &Options) -> Pager {
     create_on(&Arc::new(MemoryDisk::new()), options)
+}
+
+/// Tells others to end when it is dropped: by a panic too, which they would hide for ever.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// SplitMix64: enough for choosing steps.

@@ -290,6 +290,7 @@ fn old_views_are_read_while_their_map_nodes_go_to_disk() {
                     }
                 });
             }
+            let _end = crate::Ending(&done);
             let mut most = 0;
             for number in 1..=300 {
                 let transaction = pager.begin().unwrap();
@@ -305,7 +306,6 @@ fn old_views_are_read_while_their_map_nodes_go_to_disk() {
                 drop(views);
                 most = most.max(pager.stats().shelved_blocks);
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
             assert!(most > 100, "{most} blocks");
         });
         views.lock().unwrap().clear();

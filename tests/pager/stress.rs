@@ -21,7 +21,7 @@ use vellum::{
     VerifyLevel, View,
 };
 
-use crate::{Random, SMALL, class, in_memory};
+use crate::{Ending, Random, SMALL, class, in_memory};
 
 /// How long a long test runs.
 fn duration() -> Duration {
@@ -426,15 +426,6 @@ fn stress(shape: Shape, duration: Duration) {
     bank.sent.lock().unwrap().clear();
     bank.audit();
     pager.close().unwrap();
-}
-
-/// Ends the others when it is dropped, by a panic too.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Once told that everybody is to end, ends the process if that takes two minutes, and says who holds what.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vellum::disk::{Disk, FaultyDisk, MemoryDisk, Operation, Operations};
 use vellum::{Durability, Error, Options, PageId, Pager, Read, VerifyLevel, View};
 
-use crate::{Random, SMALL, class, create_on, in_memory, inline};
+use crate::{Ending, Random, SMALL, class, create_on, in_memory, inline};
 
 const PAGES: usize = 40;
 
@@ -71,11 +71,11 @@ fn views_show_one_commit_each_beside_a_writer_checkpoints_moves_and_snapshots() 
                 assert!(matches!(pager.open_snapshot("moment"), Err(Error::SnapshotNotFound { .. })));
             }
         });
+        let _end = Ending(&done);
         for number in 1..=400 {
             let durability = if number % 3 == 0 { Durability::Durable } else { Durability::Deferred };
             set_all(&pager, &pages, number, durability);
         }
-        done.store(true, Ordering::Relaxed);
     });
     let stats = pager.stats();
     assert!(stats.counters.checkpoints > 5, "{stats:?}");

@@ -385,12 +385,22 @@ fn many_threads_read_while_one_refreshes() {
                     })
                 })
                 .collect();
+            let end = Ending(&done);
             for round in 0..400u32 {
                 fill(&pager, &pages, (round % 251) as u8);
                 reader.refresh().unwrap();
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            drop(end);
             assert!(reads.into_iter().all(|read| read.join().unwrap() > 0));
         });
+    }
+}
+
+/// Tells others to end when it is dropped: by a panic too, which they would hide for ever.
+struct Ending<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }
