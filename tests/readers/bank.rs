@@ -116,7 +116,11 @@ pub(crate) fn play_reader(store: &Path, part: &str) {
     let mut done = progress(&store.with_extension("reads"));
     let way = if part == "mapped" { Way::Mapped } else { Way::Frames };
     loop {
-        let reader = open(store, way, &ReaderOptions::new().name(part)).unwrap();
+        let reader = match open(store, way, &ReaderOptions::new().name(part)) {
+            // On a machine that has much else to do, writers may be killed for seconds before any has recovered.
+            Err(Error::WriterSilent { .. }) => continue,
+            other => other.unwrap(),
+        };
         let mut newest = 0;
         let mut kept = Vec::new();
         for _ in 0..20 + random.below(200) {
@@ -141,6 +145,15 @@ struct Actor {
     part: &'static str,
     child: Child,
     errors: PathBuf,
+    /// Grows with what all of its kind do.
+    progress: PathBuf,
+    /// How long it was at first.
+    before: u64,
+}
+
+/// How often something was done.
+fn count(progress: &Path) -> u64 {
+    fs::metadata(progress).map_or(0, |metadata| metadata.len())
 }
 
 impl Actor {
@@ -148,7 +161,17 @@ impl Actor {
         let errors = store.with_extension(format!("errors-{number}"));
         let mut command = command(&std::env::current_exe().unwrap(), part, store);
         let child = command.stdin(Stdio::null()).stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
-        Self { part, child, errors }
+        let progress = store.with_extension(if part == "bank" { "commits" } else { "reads" });
+        let before = count(&progress);
+        Self { part, child, errors, progress, before }
+    }
+
+    /// Waits until something was done since it came.
+    fn wait_for_progress(&mut self) {
+        while count(&self.progress) == self.before {
+            self.assert_alive();
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn assert_alive(&mut self) {
@@ -187,6 +210,10 @@ fn the_bank_adds_up_whoever_is_killed() {
         actors.iter_mut().for_each(Actor::assert_alive);
         // The writer as often as all readers together.
         let victim = if random.below(2) == 0 { 0 } else { 1 + random.below(READERS as u64) as usize };
+        // One in four may be killed before it has begun.
+        if random.below(4) > 0 {
+            actors[victim].wait_for_progress();
+        }
         actors[victim].kill();
         actors[victim] = Actor::new(&path, part(victim), victim);
         longest = longest.max(fs::metadata(&path).unwrap().len());
@@ -195,15 +222,14 @@ fn the_bank_adds_up_whoever_is_killed() {
     std::thread::sleep(Duration::from_millis(500));
     actors.iter_mut().for_each(Actor::assert_alive);
     actors.iter_mut().for_each(Actor::kill);
-    let count = |extension| fs::metadata(path.with_extension(extension)).unwrap().len();
-    let (commits, reads) = (count("commits"), count("reads"));
+    let [commits, reads] = ["commits", "reads"].map(|extension| count(&path.with_extension(extension)));
     println!(
         "{kills} kills in {:?}: {commits} commits, {reads} states added up, the file at most {} KiB (seed {})",
         began.elapsed(),
         longest >> 10,
         seed(),
     );
-    assert!(commits > kills as u64 && reads > kills as u64);
+    assert!(commits > kills as u64 / 4 && reads > kills as u64 / 4);
     assert!(longest <= FILE_LIMIT, "{longest}");
 
     // Nothing is held by the dead.
