@@ -101,11 +101,17 @@ impl Inner {
     /// given.
     pub(super) fn obtain(&self, class: SizeClass, usage: Use, patience: Option<Duration>) -> Result<FrameName> {
         let bytes = charge_of(class);
-        let mut taken = None;
+        let (mut taken, mut next) = (None, None);
         self.with_room_for(bytes, Some(class), patience, &mut Refusals::default(), |room| {
             taken = room.take(self, class, usage)?;
+            next = room.next(class).filter(|_| usage == Use::Private);
             Ok(taken.is_some())
         })?;
+        // Whoever writes a page often writes another. Its memory has not been looked at for long: without this, filling a
+        // small frame takes half as long again.
+        if let (Some(pool), Some(next)) = (self.pools.get(class), next) {
+            pool.warm(next);
+        }
         taken.ok_or_else(|| self.exhausted(&self.room(), bytes, Some(class)))
     }
 

@@ -47,6 +47,12 @@ const _: () = assert!(size_of::<Meta>() == 40);
 /// In [`Meta::slot`]: the policy does not know the frame.
 pub(super) const NOT_LISTED: u32 = u32::MAX;
 
+/// Bytes of a frame that are brought into caches: of the smallest, all.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const WARMED: usize = 4096;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const CACHE_LINE: usize = 64;
+
 /// In [`Meta::handles`]: the pool has taken the frame over.
 pub(super) const PUBLISHED: u32 = 1 << 31;
 
@@ -140,6 +146,18 @@ impl Pool {
         unsafe { self.metas.start().cast::<Meta>().add(number as usize).as_ref() }
     }
 
+    /// Begins to bring the first bytes of a frame, which is soon to be written, into the processor's caches.
+    pub(super) fn warm(&self, number: u32) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..WARMED).step_by(CACHE_LINE) {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: within the frame, which is no smaller; and a hint reads and writes nothing, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.address(number).add(line).as_ptr().cast()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = number;
+    }
+
     fn offset(&self, slab: u32, frames_per_slab: u32) -> usize {
         self.skipped + ((slab as usize * frames_per_slab as usize) << self.class.log2())
     }
@@ -222,6 +240,11 @@ impl PoolState {
     /// A free frame, the one used last.
     pub(super) fn pop(&mut self) -> Option<u32> {
         self.free.pop()
+    }
+
+    /// The free frame that comes next.
+    pub(super) fn next(&self) -> Option<u32> {
+        self.free.last().copied()
     }
 
     /// Puts back a frame that nobody uses.

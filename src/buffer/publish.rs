@@ -7,7 +7,7 @@ use super::frame::Frame;
 use super::manager::Inner;
 use super::pages::StorePages;
 use super::policy::Arrival;
-use super::pool::Use;
+use super::pool::{NOT_LISTED, Use};
 use super::protocol::descriptor::{Descriptor, Word};
 use super::room::{FrameName, Room};
 use super::shard::Outcome;
@@ -108,10 +108,11 @@ impl StorePages {
             if batch.is_empty() {
                 return;
             }
-            self.warm(&batch);
+            let slots = self.warm(&batch);
             // Frames that cannot be used are dropped when the lock is not held.
             let mut unused = Vec::new();
             let mut room = self.inner.room();
+            room.look_at(&slots);
             for change in batch.drain(..) {
                 unused.extend(self.publish_one(&mut room, generation, change));
             }
@@ -121,15 +122,27 @@ impl StorePages {
     }
 
     /// Looks at what publishing the pages will change. Nothing depends on what is seen; but these looks do not wait for
-    /// one another, as the changes would.
-    fn warm(&self, batch: &[Change]) {
+    /// one another, as the changes would. Returns what the policy knows the frames by that are there now.
+    fn warm(&self, batch: &[Change]) -> [u32; AT_ONCE] {
         let mut addresses = [0; AT_ONCE];
+        let mut seen = 0;
         for (change, address) in batch.iter().zip(&mut addresses) {
-            let word = self.store.table.find(change.page).map_or(Word::EVICTED, |descriptor| descriptor.word());
-            *address = if word.has_frame() { word.address() } else { 0 };
+            if let Some(descriptor) = self.store.table.find(change.page) {
+                let word = descriptor.word();
+                seen ^= descriptor.generation.load(Ordering::Relaxed);
+                *address = if word.has_frame() { word.address() } else { 0 };
+            }
         }
-        let seen = addresses.iter().filter_map(|address| self.inner.pools.find(*address));
-        hint::black_box(seen.fold(0, |sum, (pool, number)| sum ^ pool.meta(number).slot.load(Ordering::Relaxed)));
+        let mut slots = [NOT_LISTED; AT_ONCE];
+        for (address, slot) in addresses.iter().zip(&mut slots) {
+            if let Some((pool, number)) = self.inner.pools.find(*address) {
+                let meta = pool.meta(number);
+                *slot = meta.slot.load(Ordering::Relaxed);
+                seen ^= meta.generation.load(Ordering::Relaxed);
+            }
+        }
+        hint::black_box(seen);
+        slots
     }
 
     fn publish_one(&self, room: &mut Room, generation: Generation, change: Change) -> Option<Frame> {
@@ -173,8 +186,10 @@ impl StorePages {
         let (leaf, mut shard) = store.shard(page);
         let mut refused = None;
         let mut entering = None;
+        // It stays so: pages are evicted under the room's lock.
+        let has_frame = descriptor.word().has_frame();
         if let Some(frame) = frame {
-            if shard.has(leaf) {
+            if has_frame || shard.has(leaf) {
                 entering = Some(frame);
             } else if inner.try_charge(leaf_charge()) {
                 store.count_leaf();
@@ -195,12 +210,16 @@ impl StorePages {
             meta.owner.store(page.index(), Ordering::Relaxed);
             meta.store.store(store.number(), Ordering::Relaxed);
             meta.generation.store(generation.0, Ordering::Relaxed);
-            // Counted before (`Shard::raise`).
-            shard.raise(leaf);
+            // Counted before (`Shard::raise`), but for one frame in another's place.
+            if !has_frame {
+                shard.raise(leaf);
+            }
         }
         let word = place.map(|(_, address)| Word::cooling(address, page.class().log2()));
         let old = descriptor.publish(generation.0, word);
-        if !old.is_evicted() {
+        debug_assert_eq!(old.has_frame(), has_frame);
+        let is_in_its_place = has_frame && word.is_some();
+        if !(is_in_its_place || old.is_evicted()) {
             shard.lower(leaf);
         }
         if let Some(ticket) = old.ticket() {

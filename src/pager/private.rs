@@ -1,8 +1,8 @@
 //! What a transaction has changed so far. Memory only.
 //!
 //! - **W1** A page has an entry if and only if the transaction allocated, wrote or freed it.
-//! - **W2** `returned` holds exactly the indices that the transaction took and gave back; they are taken again first,
-//!   lowest first.
+//! - **W2** `returned` holds exactly the pages whose indices the transaction took and gave back; they are taken again
+//!   first, lowest first.
 //! - **W3** Undoing the newest savepoint's segment gives the state that the savepoint was made in. A page is noted in a
 //!   segment once, with what it was before its first change after the savepoint. Frames are shared, not copied: who
 //!   changes one that somebody shares makes a copy first. (`savepoint.rs`: V1 to V3.)
@@ -77,7 +77,7 @@ pub(super) struct Private {
     pages_bytes: usize,
     changes: u64,
     header: Option<Arc<[u8]>>,
-    returned: [BTreeSet<u64>; SizeClass::COUNT],
+    returned: BTreeSet<PageId>,
     savepoints: Savepoints,
     /// What was said of how pages are to be stored; savepoints do not undo it.
     compression: HashMap<PageId, Compression>,
@@ -102,7 +102,8 @@ impl Private {
 
     /// The lowest index that was taken and given back.
     pub(super) fn lowest_returned(&self, class: SizeClass) -> Option<u64> {
-        self.returned[class.index()].first().copied()
+        let from_first = self.returned.range(PageId::new(class, 0)?..).next();
+        from_first.filter(|page| page.class() == class).map(|page| page.index())
     }
 
     /// Sets what a page is, or with `None` makes it what it was when the transaction began.
@@ -200,16 +201,12 @@ impl Private {
 
     /// Pages, header, and the pages whose indices are given back.
     pub(super) fn into_parts(mut self) -> (Pages, Option<Arc<[u8]>>, Vec<PageId>) {
-        let in_class = |(class, indices): (SizeClass, BTreeSet<u64>)| {
-            indices.into_iter().filter_map(move |index| PageId::new(class, index))
-        };
         for (page, compression) in self.compression {
             if let Some(private) = self.pages.get_mut(&page) {
                 private.compression = Some(compression);
             }
         }
-        let returned = SizeClass::all().zip(self.returned).flat_map(in_class).collect();
-        (self.pages, self.header, returned)
+        (self.pages, self.header, self.returned.into_iter().collect())
     }
 
     fn replace(&mut self, page: PageId, private: Option<PrivatePage>) {
@@ -226,10 +223,9 @@ impl Private {
             None => self.pages.remove(&page),
         };
         self.pages_bytes -= was.as_ref().map_or(0, PrivatePage::memory_bytes);
-        let returned = &mut self.returned[page.class().index()];
         match (is_new(&was), will_be_new) {
-            (true, false) => drop(returned.insert(page.index())),
-            (false, true) => drop(returned.remove(&page.index())),
+            (true, false) => drop(self.returned.insert(page)),
+            (false, true) => drop(self.returned.remove(&page)),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! What the policy is told: which frames there are, what is in them, and what goes.
 
 use std::cmp::Reverse;
+use std::hint;
 use std::sync::atomic::Ordering;
 
 use super::{FrameName, Room};
@@ -19,6 +20,13 @@ impl Room {
         meta.slot.store(slot, Ordering::Relaxed);
         self.policy.admit(Slot(slot), PageHash(hash), name.class, arrival);
         self.charge_policy(inner);
+    }
+
+    /// Looks at what [`Room::list_in_place`] will change of frames that the policy knows by these numbers: at all of them
+    /// at once, where the changes would wait for each.
+    pub(in super::super) fn look_at(&self, slots: &[u32]) {
+        let seen = slots.iter().filter_map(|slot| self.slots.get(*slot as usize));
+        hint::black_box(seen.fold(0, |sum, name| sum ^ name.number));
     }
 
     /// As [`Room::list`], in the place of `old`, which holds an older version of the same page and goes.

@@ -150,6 +150,11 @@ impl Room {
         Ok(Some(FrameName { class, number }))
     }
 
+    /// The free frame of a class that is taken next, unless another comes to be free.
+    pub(super) fn next(&self, class: SizeClass) -> Option<u32> {
+        self.states[class.index()].next()
+    }
+
     /// Bytes charged for a slab.
     fn slab_charge(state: &PoolState) -> usize {
         state.slab_bytes() + state.frames_per_slab() * FRAME_OVERHEAD
