@@ -80,6 +80,7 @@ mod budget;
 mod frame;
 mod graveyard;
 mod guard;
+mod load;
 mod manager;
 mod pages;
 pub mod policy;

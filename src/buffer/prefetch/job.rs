@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::buffer::pages::{Filling, Load, StorePages, UnitLoad};
+use crate::buffer::load::{Filling, Load, UnitLoad};
+use crate::buffer::pages::StorePages;
 use crate::buffer::policy::Arrival;
 use crate::buffer::room::FrameName;
 use crate::buffer::units::UnitKey;

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::pages::{Begun, Filling, StorePages, UnitLoad};
+use super::load::{Begun, Filling, UnitLoad};
+use super::pages::StorePages;
 use super::source::ReadState;
 use super::stats::PrefetchBy;
 use super::units::UnitKey;
