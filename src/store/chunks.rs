@@ -2,7 +2,7 @@
 //! under R1 and R2.
 
 use super::Store;
-use super::commit::{OtherChunks, PreparedPage, Unit};
+use super::prepare::{OtherChunks, PreparedPage, Unit};
 use super::publish::ChunkUpdate;
 use crate::error::Result;
 use crate::format::{BlockPointer, Entry, PointerFlags, TreeRoot};

@@ -53,6 +53,7 @@ mod leaves;
 mod load;
 mod medium;
 mod moves;
+mod prepare;
 mod publish;
 mod read;
 mod recovery;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::append::{Draft, RecordPages};
-use super::commit::Unit;
+use super::prepare::Unit;
 use super::staging::Flights;
 use super::{Committed, Durability, Store};
 use crate::disk::AlignedBuffer;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Medium;
-use super::commit::Unit;
+use super::prepare::Unit;
 use crate::disk::{AlignedBuffer, InFlight, WritePart};
 use crate::error::Result;
 use crate::id::{BLOCK_LENGTH, Block};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::append::SPARES_NEEDED;
-use super::super::commit::Prepared;
+use super::super::prepare::Prepared;
 use super::super::state::Listed;
 use super::super::{Changes, Store};
 use super::trees::gone_from;
