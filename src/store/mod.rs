@@ -18,13 +18,13 @@
 //! ```
 //! | transition | where |
 //! | --- | --- |
-//! | prepared: old pointers looked up, extents taken, log segment announced | `commit.rs`, `Store::commit` |
-//! | written: pages lie in their extents (or will go out with the record) | `commit.rs`, `Store::write_units` |
+//! | prepared: the bytes to be stored are known, then extents are taken, old pointers looked up | `prepare.rs`, `commit.rs` |
+//! | written: pages are on their way to their extents (or will go out with the record) | `commit.rs`, `Store::send_units` |
 //! | in flight, durable | `append.rs`, `Store::append` |
 //! | applied: maps, journal, deferred list; the same code replays a record | `apply.rs`, `Store::apply` |
 //!
 //! # Rules of reuse (R1 to R8, design section 4)
-//! R1, R2, R3: `reuse.rs`. R4: `log` (L4) and `checkpoint.rs`. R5: `checkpoint.rs` takes homes in the same step that
+//! R1, R2, R3: `reuse.rs`. R4: `log` (L4) and `checkpoint/`. R5: `checkpoint/` takes homes in the same step that
 //! fixes the fold, when every free block has been free since before the fold. R6: `apply.rs` and `journal.rs`. R7:
 //! every change is an [`Entry`](crate::format::Entry) of a record. R8: a move's old place dies like data that no
 //! snapshot holds, and only extents that no snapshot reaches are moved (`moves.rs`).
