@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use super::budget::{MemoryBudget, Reserved};
@@ -32,6 +34,9 @@ use crate::memory::page_bytes;
 const LEAST_BUDGET: usize = 1 << 20;
 /// From this budget on pools ask for huge pages: a part of one for each class in use is then little.
 const HUGE_PAGES_FROM: usize = 64 << 20;
+/// How often the room's lock is looked at before it is slept for, and how often in a row: for some two microseconds.
+const ROOM_LOOKS: u32 = 160;
+const LOOKS_AT_ONCE: u32 = 32;
 /// How long a frame is waited for while nobody is known to let go of one.
 const SHORT_PATIENCE: Duration = Duration::from_millis(50);
 /// How long at most, while loads and scopes are under way.
@@ -56,7 +61,17 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Who holds the lock lets go of it within microseconds. Sleeping for it takes longer, and whoever comes while others
+    /// sleep would sleep too. But who holds it may have been interrupted: then others get the processor.
     pub(super) fn room(&self) -> MutexGuard<'_, Room> {
+        for look in 1..=ROOM_LOOKS {
+            match self.room.try_lock() {
+                Ok(room) => return room,
+                Err(TryLockError::Poisoned(room)) => return room.into_inner(),
+                Err(TryLockError::WouldBlock) if look % LOOKS_AT_ONCE == 0 => yield_now(),
+                Err(TryLockError::WouldBlock) => spin_loop(),
+            }
+        }
         lock(&self.room)
     }
 

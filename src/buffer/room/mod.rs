@@ -41,7 +41,7 @@ use crate::memory::page_bytes;
 /// Charged for each frame beside its bytes: its [`Meta`], its place in lists.
 pub(super) const FRAME_OVERHEAD: usize = size_of::<Meta>() + 24;
 /// Frames evicted at once, if they are small.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 
 /// A frame, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
