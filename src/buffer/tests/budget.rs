@@ -167,20 +167,20 @@ fn what_the_policy_holds_is_charged_as_soon_as_it_fits_and_never_beyond_the_budg
     let state = source.commit(&manager, &pages, &changes);
     let read = |index| pages.page(&state, page(12, index)).unwrap();
     let mut guards: Vec<_> = (0..200).map(read).collect();
-    (200..300).for_each(|index| drop(read(index)));
-    hoard.store(300_000, Ordering::Relaxed);
-    // Guards hold nearly all of it, and the policy has its bytes already.
+    hoard.store(290_000, Ordering::Relaxed);
+    // Guards hold all of it, and the policy has its bytes already.
     guards.push(read(299));
     assert!(manager.budget().used_bytes() <= MEBIBYTE);
-    assert!(manager.stats().policy_bytes < 300_000);
-    guards.truncate(20);
-    (200..300).for_each(|index| drop(read(index)));
-    assert!(manager.stats().policy_bytes >= 300_000, "{:?}", manager.stats());
+    assert!(manager.stats().policy_bytes < 290_000);
+    drop(guards);
+    // The next one that comes is enough, also where frames share OS pages, and only every other one is to go first.
+    (0..200).step_by(2).for_each(|index| drop(read(index)));
+    drop(read(250));
+    assert!(manager.stats().policy_bytes >= 290_000, "{:?}", manager.stats());
     assert!(manager.budget().used_bytes() <= MEBIBYTE);
-    guards.iter().for_each(|guard| assert_eq!(guard.len(), 4096));
     // What it gives back is given back.
     hoard.store(0, Ordering::Relaxed);
-    (20..200).for_each(|index| drop(read(index)));
+    (0..200).for_each(|index| drop(read(index)));
     assert!(manager.stats().policy_bytes < 100_000);
 }
 
