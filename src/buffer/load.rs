@@ -157,7 +157,7 @@ impl<'a> Load<'a> {
         let (store, inner) = (&pages.store, &pages.inner);
         let (pool, name, address) = frame.place();
         let mut room = inner.room();
-        let (leaf, mut shard) = store.shard(page);
+        let (_, mut shard) = store.shard(page);
         self.is_open = false;
         let meta = pool.meta(name.number);
         meta.owner.store(page.index(), Ordering::Relaxed);
@@ -167,7 +167,6 @@ impl<'a> Load<'a> {
         let is_entered = self.descriptor.finish_load(self.ticket, birth.0, Word::cooling(address, page.class().log2()));
         shard.wake(self.ticket, Outcome::Again);
         if !is_entered {
-            let _ = leaf;
             drop(guard);
             return Err(frame);
         }

@@ -61,8 +61,8 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Who holds the lock lets go of it within microseconds. Sleeping for it takes longer, and whoever comes while others
-    /// sleep would sleep too. But who holds it may have been interrupted: then others get the processor.
+    /// Who holds the lock mostly lets go of it within a microsecond. Sleeping for it takes longer, and whoever comes while
+    /// others sleep would sleep too. But who holds it may have been interrupted: then others get the processor.
     pub(super) fn room(&self) -> MutexGuard<'_, Room> {
         for look in 1..=ROOM_LOOKS {
             match self.room.try_lock() {
@@ -122,8 +122,8 @@ impl Inner {
             next = room.next(class).filter(|_| usage == Use::Private);
             Ok(taken.is_some())
         })?;
-        // Whoever writes a page often writes another. Its memory has not been looked at for long: without this, filling a
-        // small frame takes half as long again.
+        // Whoever writes a page often writes another. Its memory has not been looked at for long: without this, writing a
+        // small page takes a quarter longer.
         if let (Some(pool), Some(next)) = (self.pools.get(class), next) {
             pool.warm(next);
         }

@@ -65,8 +65,8 @@
 //! - **U1** The bytes charged to the budget are: frames with memory, and what is kept for each of them; OS pages of
 //!   descriptors of which one is not evicted; the policy's memory; what users reserved. They do not exceed it.
 //! - **U2** Memory that is not charged: a part of a huge page for each class in use, the threads' records, the
-//!   entries of units, of loads under way and of scratch pages; and what the policy has grown by, as long as everything
-//!   that could make room for it is held.
+//!   entries of units, of loads under way and of scratch pages; and what the policy has grown by, until room for it
+//!   has come about: at the next arrivals, unless all is held.
 //! - **U3** Nothing waits for ever: whoever finds no memory evicts, has cold scratch pages written, waits for loads and
 //!   scopes of others as long as there are any (ten seconds at most), and then says who holds it.
 //!

@@ -112,7 +112,7 @@ impl StorePages {
             // Frames that cannot be used are dropped when the lock is not held.
             let mut unused = Vec::new();
             let mut room = self.inner.room();
-            room.look_at(&slots);
+            room.look_at(&slots[..batch.len()]);
             for change in batch.drain(..) {
                 unused.extend(self.publish_one(&mut room, generation, change));
             }
@@ -134,7 +134,7 @@ impl StorePages {
             }
         }
         let mut slots = [NOT_LISTED; AT_ONCE];
-        for (address, slot) in addresses.iter().zip(&mut slots) {
+        for (address, slot) in addresses.iter().zip(&mut slots).take(batch.len()) {
             if let Some((pool, number)) = self.inner.pools.find(*address) {
                 let meta = pool.meta(number);
                 *slot = meta.slot.load(Ordering::Relaxed);

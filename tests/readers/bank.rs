@@ -116,11 +116,7 @@ pub(crate) fn play_reader(store: &Path, part: &str) {
     let mut done = progress(&store.with_extension("reads"));
     let way = if part == "mapped" { Way::Mapped } else { Way::Frames };
     loop {
-        let reader = match open(store, way, &ReaderOptions::new().name(part)) {
-            // On a machine that has much else to do, writers may be killed for seconds before any has recovered.
-            Err(Error::WriterSilent { .. }) => continue,
-            other => other.unwrap(),
-        };
+        let reader = open(store, way, &ReaderOptions::new().name(part)).unwrap();
         let mut newest = 0;
         let mut kept = Vec::new();
         for _ in 0..20 + random.below(200) {
@@ -229,7 +225,7 @@ fn the_bank_adds_up_whoever_is_killed() {
         longest >> 10,
         seed(),
     );
-    assert!(commits > kills as u64 / 4 && reads > kills as u64 / 4);
+    assert!(commits > kills as u64 && reads > kills as u64);
     assert!(longest <= FILE_LIMIT, "{longest}");
 
     // Nothing is held by the dead.

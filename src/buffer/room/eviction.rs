@@ -62,14 +62,8 @@ impl Room {
                 return true;
             }
             let is_plenty = can_grow && (evicted >= 2 * batch || (class.is_none() && evicted >= batch));
-            if tried == 0 || (is_plenty && !self.lies_in_used_slabs(inner, bytes, class)) {
+            if tried == 0 || is_plenty {
                 break;
-            }
-            if is_plenty {
-                self.shrink_others(inner, bytes, class, false);
-                if is_enough(self) {
-                    return true;
-                }
             }
         }
         self.reclaim_descriptors(inner, bytes);
@@ -114,13 +108,6 @@ impl Room {
                 inner.uncharge(given * Self::slab_charge(state));
             }
         }
-    }
-
-    /// Whether what is missing of `bytes` is free, but in frames that share their OS pages with others that are not.
-    fn lies_in_used_slabs(&self, inner: &Inner, bytes: usize, class: Option<SizeClass>) -> bool {
-        let free = |other: SizeClass| self.states[other.index()].free() << other.log2();
-        let shared = |other: &SizeClass| self.states[other.index()].frames_per_slab() > 1 && Some(*other) != class;
-        inner.available() + SizeClass::all().filter(shared).map(free).sum::<usize>() >= bytes
     }
 
     /// Evicts pages of `bytes` bytes together, if there are that many; returns how many bytes that were, and how many

@@ -93,8 +93,8 @@ impl Room {
         self.limbo.add(pool.address(number).addr().get());
     }
 
-    /// The policy's memory counts (E5). It has it already, so room is made for it; where all is held for the moment, it
-    /// is charged at a later arrival.
+    /// The policy's memory counts (E5). It has it already, so room is made for it; where none comes about at once (all is
+    /// held, or what is free shares OS pages with what is not), it is charged at a later arrival.
     pub(super) fn charge_policy(&mut self, inner: &Inner) {
         let missing = self.policy.memory_bytes().saturating_sub(self.policy_bytes);
         if missing > inner.available() {
