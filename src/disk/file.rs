@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(target_os = "linux")]
 use super::aligned::AlignedBuffer;
 use super::direct::{self, Way};
+#[cfg(target_os = "linux")]
 use super::flight::{InFlight, WritePart};
 use super::open::{self, Access, Caching, Purpose};
 #[cfg(target_os = "linux")]

@@ -140,6 +140,7 @@ fn resizing_keeps_what_both_sizes_have_and_adds_zeros() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
 fn a_mapped_file_shows_its_bytes_and_no_more() {
     let mut file = tempfile::tempfile().unwrap();
     let content: Vec<u8> = (0..3 * page_bytes() + 5).map(|index| (index % 251) as u8).collect();
@@ -162,6 +163,7 @@ fn a_mapped_file_shows_its_bytes_and_no_more() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
 fn an_empty_file_is_mapped_as_no_bytes() {
     let mut file = tempfile::tempfile().unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
@@ -174,6 +176,7 @@ fn an_empty_file_is_mapped_as_no_bytes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
 fn a_folder_is_not_mapped() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::open(folder.path()).unwrap();
