@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use vellum::disk::{Disk, MemoryDisk};
 use vellum::format::{BlockPointer, EntryKind};
-use vellum::process::NoReaders;
+use vellum::process::{NoReaders, PinTable, PublishedState, ReaderPin};
 use vellum::store::{
     Changes, ChunkUpdate, Content, Durability, PageChange, PageReader, PageUpdate, Publication, PublishHook, Published,
     SeededEntropy, Settings, Spilled, Store, VerifyLevel,
@@ -116,6 +116,104 @@ fn the_hook_hears_of_every_commit_once_it_is_durable_and_before_it_is_visible() 
     assert_eq!((told[2].chunks[0].page, told[2].chunks[0].chunk), (large, 1));
     assert_eq!(told[7].moves, [PageUpdate { page: small, old: moved_from, new: pointer(&store, small) }]);
     assert_eq!(told.len(), 8);
+}
+
+/// Notes what it is told, and in which order.
+#[derive(Debug)]
+struct Diary {
+    published: Arc<Published>,
+    entries: Mutex<Vec<(&'static str, Generation, Vec<PageId>)>>,
+}
+
+impl Diary {
+    fn note(&self, what: &'static str, publication: &Publication<'_>) {
+        let pages = publication.pages().map(|update| update.page).collect();
+        self.entries.lock().unwrap().push((what, publication.generation, pages));
+    }
+}
+
+impl PublishHook for Diary {
+    fn prepare(&self, publication: &Publication<'_>) {
+        assert!(
+            self.published.synced() < publication.generation
+                && self.published.pin().generation < publication.generation
+        );
+        self.note("prepare", publication);
+    }
+
+    fn publish(&self, publication: &Publication<'_>) {
+        self.note("publish", publication);
+    }
+}
+
+#[test]
+fn a_commit_that_waits_for_its_pages_is_announced_while_it_does() {
+    let mut store = store(&Arc::new(MemoryDisk::new()));
+    let diary = Arc::new(Diary { published: Arc::clone(store.published()), entries: Mutex::default() });
+    store.set_publish_hook(Arc::clone(&diary) as _);
+    let pages: Vec<PageId> = (0..40).map(|index| page(12, index)).collect();
+    let changes = |count: usize| pages.iter().take(count).map(|page| (*page, PageChange::Whole(vec![7; 4096].into())));
+    for (count, durability) in [(40, Durability::Durable), (1, Durability::Durable), (40, Durability::Deferred)] {
+        commit(&mut store, changes(count).collect(), durability).unwrap();
+    }
+    let first = store.state().generation.0 - 2;
+    let told = |what, number: u64, count: usize| (what, Generation(first + number), pages[..count].to_vec());
+    let expected = [
+        told("prepare", 0, 40),
+        told("publish", 0, 40),
+        // In the log it is one write, with nothing to wait for beside it.
+        told("publish", 1, 1),
+        told("prepare", 2, 40),
+        told("publish", 2, 40),
+    ];
+    assert_eq!(*diary.entries.lock().unwrap(), expected);
+}
+
+/// A table of readers that cannot be read as often as is said.
+#[derive(Debug, Default)]
+struct Unreadable(Mutex<usize>);
+
+impl PinTable for Unreadable {
+    fn pins(&self) -> vellum::Result<Vec<ReaderPin>> {
+        let mut left = self.0.lock().unwrap();
+        if *left > 0 {
+            *left -= 1;
+            return Err(Error::Busy);
+        }
+        Ok(Vec::new())
+    }
+
+    fn publish(&self, _: PublishedState) -> vellum::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_giving_blocks_free_comes_upon_beside_a_commit_fails_the_next_one() {
+    let table = Arc::new(Unreadable::default());
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    // Without want of space, which would be a reason to look before.
+    let settings = Settings { growth_blocks: 4096, ..Settings::default() };
+    let mut store = Store::create(disk, Arc::clone(&table) as _, settings, Box::new(SeededEntropy(1))).unwrap();
+    let pages: Vec<PageId> = (0..40).map(|index| page(12, index)).collect();
+    let fill = |store: &mut Store, byte: u8| {
+        let changes = pages.iter().map(|page| (*page, PageChange::Whole(vec![byte; 4096].into())));
+        commit(store, changes.collect(), Durability::Durable)
+    };
+    fill(&mut store, 1).unwrap();
+    *table.0.lock().unwrap() = 1;
+    fill(&mut store, 2).unwrap();
+    assert_eq!(first_byte(&store, pages[39]), 2);
+    assert!(matches!(fill(&mut store, 3), Err(Error::Busy)));
+    assert_eq!(first_byte(&store, pages[39]), 2);
+    // It is told once; and blocks come to be free again.
+    let mut free = Vec::new();
+    for byte in 4..12 {
+        fill(&mut store, byte).unwrap();
+        free.push(store.status().blocks_free);
+    }
+    assert_eq!((first_byte(&store, pages[0]), free[6]), (11, free[7]), "{free:?}");
+    assert_sound(&mut store);
 }
 
 /// Reserves space for a page and writes it there.

@@ -167,6 +167,11 @@ impl StorePages {
         }
     }
 
+    /// Begins to bring what is known of the page into the processor's caches: it is soon asked for.
+    pub fn look_ahead(&self, page: PageId) {
+        self.store.table.look_ahead(page);
+    }
+
     /// Whether the page is in memory as a reader of this generation sees it, and so was allocated then. It does not count
     /// as wanted for this.
     pub fn is_in_memory(&self, generation: Generation, page: PageId) -> bool {

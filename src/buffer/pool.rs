@@ -12,7 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::addresses;
@@ -48,9 +48,7 @@ const _: () = assert!(size_of::<Meta>() == 40);
 pub(super) const NOT_LISTED: u32 = u32::MAX;
 
 /// Bytes of a frame that are brought into caches: of the smallest, all.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
 const WARMED: usize = 4096;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
 const CACHE_LINE: usize = 64;
 
 /// In [`Meta::handles`]: the pool has taken the frame over.
@@ -146,16 +144,13 @@ impl Pool {
         unsafe { self.metas.start().cast::<Meta>().add(number as usize).as_ref() }
     }
 
-    /// Begins to bring the first bytes of a frame, which is soon to be written, into the processor's caches.
+    /// Begins to bring the first bytes of a frame, which is soon to be written, and what is known of it, into the
+    /// processor's caches.
     pub(super) fn warm(&self, number: u32) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in (0..WARMED).step_by(CACHE_LINE) {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: within the frame, which is no smaller; and a hint reads and writes nothing, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.address(number).add(line).as_ptr().cast()) };
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = number;
+        bring_near(ptr::from_ref(self.meta(number)).cast());
+        let start = self.address(number).as_ptr();
+        // No frame is smaller.
+        (0..WARMED).step_by(CACHE_LINE).for_each(|line| bring_near(start.wrapping_add(line)));
     }
 
     fn offset(&self, slab: u32, frames_per_slab: u32) -> usize {
@@ -367,6 +362,19 @@ impl PoolState {
             let _ = pool.frames.hint(.., Hint::HugePages);
         }
     }
+}
+
+/// Begins to bring a line of memory, which is soon to be written, into the processor's caches.
+#[inline(always)]
+pub(super) fn bring_near(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a hint reads and writes nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 /// Whether the frame's bytes are known to be zero; they are not, from now on. The caller has the frame to itself.

@@ -108,11 +108,11 @@ impl StorePages {
             if batch.is_empty() {
                 return;
             }
-            let slots = self.warm(&batch);
+            let slots = self.warm(&mut batch.iter().map(|change| change.page));
             // Frames that cannot be used are dropped when the lock is not held.
             let mut unused = Vec::new();
             let mut room = self.inner.room();
-            room.look_at(&slots[..batch.len()]);
+            room.look_at(&slots);
             for change in batch.drain(..) {
                 unused.extend(self.publish_one(&mut room, generation, change));
             }
@@ -121,20 +121,32 @@ impl StorePages {
         }
     }
 
+    /// Pages are going to be published soon, perhaps: what that will change is looked at beforehand, and frames that
+    /// nobody uses any more are made ready for those who come next. For whoever waits for something else.
+    pub fn prepare_to_publish(&self, pages: &mut dyn Iterator<Item = PageId>) {
+        let mut pages = pages.peekable();
+        while pages.peek().is_some() {
+            let slots = self.warm(&mut (&mut pages).take(AT_ONCE));
+            self.inner.room().look_at(&slots);
+        }
+        self.inner.room().sift_many(&self.inner);
+        self.inner.announce();
+    }
+
     /// Looks at what publishing the pages will change. Nothing depends on what is seen; but these looks do not wait for
     /// one another, as the changes would. Returns what the policy knows the frames by that are there now.
-    fn warm(&self, batch: &[Change]) -> [u32; AT_ONCE] {
+    fn warm(&self, pages: &mut dyn Iterator<Item = PageId>) -> [u32; AT_ONCE] {
         let mut addresses = [0; AT_ONCE];
         let mut seen = 0;
-        for (change, address) in batch.iter().zip(&mut addresses) {
-            if let Some(descriptor) = self.store.table.find(change.page) {
+        for (page, address) in pages.zip(&mut addresses) {
+            if let Some(descriptor) = self.store.table.find(page) {
                 let word = descriptor.word();
                 seen ^= descriptor.generation.load(Ordering::Relaxed);
                 *address = if word.has_frame() { word.address() } else { 0 };
             }
         }
         let mut slots = [NOT_LISTED; AT_ONCE];
-        for (address, slot) in addresses.iter().zip(&mut slots).take(batch.len()) {
+        for (address, slot) in addresses.iter().zip(&mut slots).filter(|(address, _)| **address != 0) {
             if let Some((pool, number)) = self.inner.pools.find(*address) {
                 let meta = pool.meta(number);
                 *slot = meta.slot.load(Ordering::Relaxed);

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::addresses;
 use super::lock;
+use super::pool::bring_near;
 use super::protocol::descriptor::Descriptor;
 use crate::error::Result;
 use crate::id::{PageId, SizeClass};
@@ -152,6 +153,13 @@ impl Table {
         }
         // SAFETY: the segment has that many descriptors.
         Some(unsafe { self.descriptor(start.add(offset_of(at))) })
+    }
+
+    /// Begins to bring the page's descriptor into the processor's caches.
+    pub(super) fn look_ahead(&self, page: PageId) {
+        if let Some(descriptor) = self.find(page) {
+            bring_near(ptr::from_ref(descriptor.word).cast());
+        }
     }
 
     /// The page's descriptor.

@@ -94,6 +94,10 @@ impl Publisher {
 }
 
 impl PublishHook for Publisher {
+    fn prepare(&self, publication: &Publication<'_>) {
+        self.pages.prepare_to_publish(&mut publication.pages().map(|update| update.page));
+    }
+
     fn publish(&self, publication: &Publication<'_>) {
         let Frames { pages, chunks } = std::mem::take(&mut *lock(&self.frames));
         let mut frames = pages.into_iter().peekable();

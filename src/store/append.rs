@@ -1,7 +1,10 @@
 //! Appending a record to the log, and making it durable: the one place where a commit becomes fact.
 
+use std::sync::Arc;
+
 use super::staging::Flights;
 use super::{Durability, Store};
+use crate::disk::{AlignedBuffer, InFlight};
 use crate::error::{Error, Result};
 use crate::format::{
     Entry, RecordFlags, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, encode_record,
@@ -41,6 +44,23 @@ pub(super) struct RecordPages<'a> {
     pub(super) sealed: &'a [&'a [u8]],
     /// What is on its way to its extents.
     pub(super) flights: Flights,
+}
+
+/// A record that is complete, and perhaps on its way.
+#[derive(Debug)]
+pub(super) struct Appending {
+    plan: LogPlan,
+    generation: Generation,
+    /// The record, and what lies behind it.
+    run: Arc<AlignedBuffer>,
+    run_blocks: u32,
+    record_blocks: u64,
+    seal: Seal,
+    synced_through: Generation,
+    /// The pages' way to their extents.
+    flights: Flights,
+    /// The record's own, if it was begun.
+    writes: Option<InFlight>,
 }
 
 impl Store {
@@ -144,6 +164,19 @@ impl Store {
         generation: Generation,
         durability: Durability,
     ) -> Result<()> {
+        let appending = self.begin_append(draft, plan, pages, generation)?;
+        self.end_append(appending, durability)
+    }
+
+    /// The first half of [`Store::append`]: the record is complete, and on its way if there is something for it to wait
+    /// for together with. Until the second half nothing has changed in memory.
+    pub(super) fn begin_append(
+        &mut self,
+        draft: &Draft,
+        plan: LogPlan,
+        pages: RecordPages<'_>,
+        generation: Generation,
+    ) -> Result<Appending> {
         let blocks = record_blocks(draft.entries.len(), draft.blob.len());
         let behind_bytes: usize = pages.behind.iter().map(|unit| unit.len().next_multiple_of(BLOCK_LENGTH)).sum();
         let record_bytes = blocks as usize * BLOCK_LENGTH;
@@ -171,32 +204,56 @@ impl Store {
             body_length: draft.body_length,
             body_seal: draft.body_seal,
         };
-        let mut run = self.staging.take_run(run_bytes);
-        let (record, mut rest) = run.split_at_mut(record_bytes);
-        record.fill(0);
-        encode_record(record, &identity, &header, &draft.entries, &draft.blob);
-        let seal = finish_record(record, identity.salt, pages.sealed.iter().copied());
-        for unit in pages.behind {
-            let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
-            let (stored, padding) = target.split_at_mut(unit.len());
-            stored.copy_from_slice(unit);
-            padding.fill(0);
-            rest = after;
-        }
-        let written = self.make_durable(plan.placement.address, &run[..run_bytes], pages.flights, durability);
-        self.staging.put_run(run);
-        written.map_err(|source| match source {
-            Error::Poisoned { .. } => source,
-            source => Error::CommitUnknown { generation, source: Box::new(source) },
-        })?;
+        let (run, seal) = self.staging.run(run_bytes, |run| {
+            let (record, mut rest) = run.split_at_mut(record_bytes);
+            record.fill(0);
+            encode_record(record, &identity, &header, &draft.entries, &draft.blob);
+            let seal = finish_record(record, identity.salt, pages.sealed.iter().copied());
+            for unit in pages.behind {
+                let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
+                let (stored, padding) = target.split_at_mut(unit.len());
+                stored.copy_from_slice(unit);
+                padding.fill(0);
+                rest = after;
+            }
+            seal
+        });
+        // A record that a sync has to follow can be on its way while its pages are.
+        let sabotaged = self.sabotaged_acknowledge_before_sync() || self.sabotaged_durable_write_for_sync();
+        let begins = !pages.flights.is_empty() && self.unsynced_bytes > 0 && !sabotaged;
+        let writes = match begins {
+            true => {
+                let writes = self.medium.begin_vital(plan.placement.address, &run, run_bytes);
+                Some(writes.map_err(|source| unknown(generation, source))?)
+            }
+            false => None,
+        };
+        let (record_blocks, synced_through, flights) = (blocks, header.synced_through, pages.flights);
+        Ok(Appending { plan, generation, run, run_blocks, record_blocks, seal, synced_through, flights, writes })
+    }
+
+    /// The second half of [`Store::append`].
+    pub(super) fn end_append(&mut self, appending: Appending, durability: Durability) -> Result<()> {
+        let Appending { plan, generation, run, run_blocks, record_blocks, seal, synced_through, flights, writes } =
+            appending;
+        let start = plan.placement.address;
+        let bytes = &run[..run_blocks as usize * BLOCK_LENGTH];
+        let written = match writes {
+            Some(writes) => {
+                let landed = self.medium.land_vital(start, writes);
+                landed.and_then(|()| self.sync_record(bytes.len(), flights, durability))
+            }
+            None => self.make_durable(start, bytes, flights, durability),
+        };
+        written.map_err(|source| unknown(generation, source))?;
 
         if let Some(fresh) = plan.fresh {
             self.log.announce(fresh);
         }
         self.log.appended(plan.placement, run_blocks, generation, seal);
         self.log_blocks += u64::from(run_blocks);
-        self.recorded = header.synced_through;
-        self.counters.record_bytes += blocks * BLOCK_BYTES;
+        self.recorded = synced_through;
+        self.counters.record_bytes += record_blocks * BLOCK_BYTES;
         if durability == Durability::Durable {
             self.note_synced(generation);
         }
@@ -206,24 +263,31 @@ impl Store {
     /// S2: nothing is acknowledged before this has returned. The record may be on the disk before its pages: then a
     /// power cut leaves a torn commit.
     fn make_durable(&mut self, start: Block, run: &[u8], flights: Flights, durability: Durability) -> Result<()> {
-        if durability == Durability::Deferred || self.sabotaged_skip_sync() {
-            self.unsynced_bytes += run.len() as u64;
-            self.medium.write_vital(start, run)?;
-            return self.land_vital(flights);
-        }
-        self.counters.syncs += 1;
-        if self.sabotaged_acknowledge_before_sync() {
+        let durable = durability == Durability::Durable && !self.sabotaged_skip_sync();
+        if durable && self.sabotaged_acknowledge_before_sync() {
+            self.counters.syncs += 1;
             self.land_vital(flights)?;
             self.medium.sync()?;
             return self.medium.write_vital(start, run);
         }
         // A durable write covers its own bytes only: it will do if nothing else is unsynced (disk promise D3).
-        if self.unsynced_bytes == 0 || self.sabotaged_durable_write_for_sync() {
+        if durable && (self.unsynced_bytes == 0 || self.sabotaged_durable_write_for_sync()) {
+            self.counters.syncs += 1;
             self.land_vital(flights)?;
             return self.medium.write_vital_durably(start, run);
         }
         self.medium.write_vital(start, run)?;
+        self.sync_record(run.len(), flights, durability)
+    }
+
+    /// S2, for a record of so many bytes that is written.
+    fn sync_record(&mut self, bytes: usize, flights: Flights, durability: Durability) -> Result<()> {
         self.land_vital(flights)?;
+        if durability == Durability::Deferred || self.sabotaged_skip_sync() {
+            self.unsynced_bytes += bytes as u64;
+            return Ok(());
+        }
+        self.counters.syncs += 1;
         self.medium.sync()?;
         self.unsynced_bytes = 0;
         Ok(())
@@ -247,5 +311,13 @@ impl Store {
 
     pub(super) fn no_space(&self, needed_blocks: u64) -> Error {
         Error::NoSpace { path: self.medium.path().into(), needed_blocks, free_blocks: self.space.blocks_free() }
+    }
+}
+
+/// The error of a commit whose record could not be written.
+fn unknown(generation: Generation, source: Error) -> Error {
+    match source {
+        Error::Poisoned { .. } => source,
+        source => Error::CommitUnknown { generation, source: Box::new(source) },
     }
 }

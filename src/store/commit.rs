@@ -26,10 +26,13 @@ impl Store {
     /// # Errors
     /// `CommitUnknown` if the commit's fate is known only after reopening; after any other error nothing was
     /// committed: `NoSpace` (frees and later commits go on), `Poisoned`, `Io` and `Corrupt` while reading the maps,
-    /// `PageNotFound` for freeing a page that is not allocated, `OutOfPage` for bytes that are not as long as the page
+    /// what giving blocks free came upon in the commit before; `PageNotFound` for freeing a page that is not allocated, `OutOfPage` for bytes that are not as long as the page
     /// (or chunk), `NotReserved` for spilled bytes whose space was given back or taken before, `HeaderTooLarge`.
     pub fn commit(&mut self, changes: &Changes<'_>, durability: Durability) -> Result<Committed> {
         self.medium.check()?;
+        if let Some(error) = self.late_error.take() {
+            return Err(error);
+        }
         let generation = self.state().generation.next().ok_or(Error::Exhausted { counter: "generation" })?;
         if self.unsynced_bytes >= self.settings.unsynced_limit_bytes {
             self.sync()?;
@@ -96,7 +99,6 @@ impl Store {
         let mut flights = Flights::default();
         self.send_units(&mut prepared.units, &mut flights)?;
         // From here on the device is at work beside us.
-        self.release()?;
         self.look_up(&mut prepared)?;
         for page in &prepared.pages {
             if !matches!(page.new, NewPage::Chunks { .. }) {
@@ -172,10 +174,21 @@ impl Store {
         };
         let sets = self.account_for(if external { &all } else { &draft.entries }, &draft.blob, generation)?;
         let pages = RecordPages { behind: &[], sealed: &sealed, flights: std::mem::take(&mut sent.flights) };
-        self.append(&draft, plan, pages, generation, durability)?;
-        self.counters.page_bytes += stored_bytes;
+        let appending = self.begin_append(&draft, plan, pages, generation)?;
         let entries = if external { &all } else { &draft.entries };
+        self.work_beside_device(&Publication::new(generation, entries, sent.chunks));
+        self.end_append(appending, durability)?;
+        self.counters.page_bytes += stored_bytes;
         self.committed(entries, &draft.blob, generation, sets, sent.chunks)
+    }
+
+    /// What this commit does not wait for, while its record is on its way.
+    fn work_beside_device(&mut self, publication: &Publication<'_>) {
+        if let Some(hook) = &self.publish_hook {
+            hook.prepare(publication);
+        }
+        // It is too late for this commit to fail: the next one does.
+        self.late_error = self.release().err();
     }
 
     /// Births and deaths of a record that is about to be written, or was.

@@ -175,6 +175,7 @@ impl Store {
             synced_state: None,
             stale_state: None,
             unsynced_bytes: 0,
+            late_error: None,
             folded,
             folded_before: Generation(0),
             bitmap,

@@ -88,6 +88,23 @@ impl Medium {
         self.vitally("write", Some(start.offset_bytes()), |disk, offset| disk.write_at(offset, bytes))
     }
 
+    /// As [`Medium::write_vital`] for the first `length` bytes of a buffer, and may return before they are written: that
+    /// is told by [`Medium::land_vital`].
+    pub(super) fn begin_vital(&self, start: Block, bytes: &Arc<AlignedBuffer>, length: usize) -> Result<InFlight> {
+        let part = WritePart { offset: start.offset_bytes(), range: 0..length };
+        let mut writes = InFlight::landed();
+        self.vitally("write", Some(part.offset), |disk, _| {
+            writes = disk.begin_writes(bytes, &[part])?;
+            Ok(())
+        })?;
+        Ok(writes)
+    }
+
+    /// Waits until a write at `start` that was begun has ended. A failure poisons.
+    pub(super) fn land_vital(&self, start: Block, writes: InFlight) -> Result<()> {
+        self.vitally("write", Some(start.offset_bytes()), |_, _| writes.land())
+    }
+
     /// As [`Medium::write_vital`], and durable by itself (disk promise D3).
     pub(super) fn write_vital_durably(&self, start: Block, bytes: &[u8]) -> Result<()> {
         self.vitally("durable write", Some(start.offset_bytes()), |disk, offset| {

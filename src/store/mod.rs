@@ -93,7 +93,7 @@ pub use storage::{ClassStorage, Share, add_page, storage, storage_of_classes};
 pub use verify::{Finding, Severity, VerifyLevel, VerifyReport};
 
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Superblock;
 use crate::id::{CheckpointNumber, Extent, Generation, Incarnation, PageId, StoreId};
 use crate::log::{Log, LogPosition};
@@ -150,6 +150,8 @@ pub struct Store {
     stale_state: Option<Arc<State>>,
     /// Bytes written since the last sync.
     unsynced_bytes: u64,
+    /// What giving blocks free came upon when it was too late for a commit to fail with it.
+    late_error: Option<Error>,
     /// The newest durable checkpoint, as written.
     folded: Superblock,
     /// The fold of the other slot.

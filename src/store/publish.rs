@@ -1,6 +1,6 @@
 //! Who hears of a commit before readers can see it: whoever keeps pages in memory.
 //!
-//! | what happens | is the hook told? |
+//! | what happens | is [`PublishHook::publish`] called? |
 //! | --- | --- |
 //! | a commit, durable or deferred; a roll-back; a snapshot made or removed | yes: [`Publication::pages`] |
 //! | a move | yes: [`Publication::moves`]; the pages' bytes stay as they are |
@@ -23,6 +23,12 @@ use crate::id::{Generation, PageId};
 
 /// Hears of every commit after it is a fact and before it is visible.
 pub trait PublishHook: Send + Sync + std::fmt::Debug {
+    /// The commit's record is on its way to the disk: if it arrives, this will be published. Nothing of it may show yet,
+    /// and it may never: this is for what makes publishing faster. Not every commit is announced.
+    fn prepare(&self, publication: &Publication<'_>) {
+        let _ = publication;
+    }
+
     /// The commit is about to be visible.
     fn publish(&self, publication: &Publication<'_>);
 }

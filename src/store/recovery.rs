@@ -222,6 +222,7 @@ impl Store {
             stale_state: None,
             // Whatever an earlier writer left in the system's cache is unsynced, for all we know.
             unsynced_bytes: 1,
+            late_error: None,
             folded_before,
             bitmap: loaded.bitmap,
             catalogue: loaded.catalogue,

@@ -32,7 +32,7 @@ const PIECES: usize = 4;
 pub(super) struct Staging {
     pieces: Vec<Arc<AlignedBuffer>>,
     /// A record with the pages behind it.
-    run: AlignedBuffer,
+    run: Arc<AlignedBuffer>,
 }
 
 /// Pieces on their way to the disk.
@@ -54,17 +54,15 @@ struct Piece {
 }
 
 impl Staging {
-    /// Takes the run's memory, at least `length` bytes long, out; what it holds is anything.
-    pub(super) fn take_run(&mut self, length: usize) -> AlignedBuffer {
-        let run = std::mem::take(&mut self.run);
-        match run.len() >= length {
-            true => run,
-            false => AlignedBuffer::zeroed(length),
+    /// A run of `length` bytes, filled by `fill`, to be written; what its memory holds before is anything.
+    pub(super) fn run<T>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> T) -> (Arc<AlignedBuffer>, T) {
+        // Memory that somebody still shares is not ours to change.
+        if self.run.len() < length || Arc::get_mut(&mut self.run).is_none() {
+            self.run = Arc::new(AlignedBuffer::zeroed(length));
         }
-    }
-
-    pub(super) fn put_run(&mut self, run: AlignedBuffer) {
-        self.run = run;
+        let memory = Arc::get_mut(&mut self.run).and_then(|run| run.get_mut(..length)).unwrap_or_default();
+        let result = fill(memory);
+        (Arc::clone(&self.run), result)
     }
 
     /// Sends units to their extents, and sums up those that are not yet. Those that lie there already are left out.
@@ -142,6 +140,10 @@ impl Staging {
 }
 
 impl Flights {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether one is known to have failed.
     pub(super) fn have_failed(&self) -> bool {
         self.0.iter().any(|flight| flight.writes.has_failed())

@@ -128,8 +128,8 @@ impl Room {
     pub(super) fn take(&mut self, inner: &Inner, class: SizeClass, usage: Use) -> Result<Option<FrameName>> {
         let pool = inner.pool(class, |pool| self.states[class.index()].prepare(pool))?;
         // What was replaced is used again before more memory is.
-        if self.states[class.index()].free() == 0 && self.limbo.arrived() >= BATCH {
-            self.sift(inner, &[]);
+        if self.states[class.index()].free() == 0 {
+            self.sift_many(inner);
         }
         let state = &mut self.states[class.index()];
         if state.free() == 0 && state.can_grow(pool) && inner.try_charge(Self::slab_charge(state)) {
@@ -148,6 +148,13 @@ impl Room {
             _ => self.loading_bytes += pool.frame_bytes(),
         }
         Ok(Some(FrameName { class, number }))
+    }
+
+    /// Makes frames free that were replaced and that nobody uses, if there are many: it costs a barrier.
+    pub(super) fn sift_many(&mut self, inner: &Inner) {
+        if self.limbo.arrived() >= BATCH {
+            self.sift(inner, &[]);
+        }
     }
 
     /// The free frame of a class that is taken next, unless another comes to be free.
