@@ -22,6 +22,7 @@ fn settings() -> Settings {
         new_space: NewSpace::Obtained,
         checkpoint_log_blocks: Some(1 << 30),
         log_segment_blocks: 512,
+        in_log_blocks: 32,
         ..Settings::default()
     }
 }

@@ -203,7 +203,7 @@ impl Options {
         self
     }
 
-    /// Commits of at most so many bytes of pages go out in one write with their record (default 128 KiB; 0: none do).
+    /// Commits of at most so many bytes of pages go out in one write with their record (default 32 KiB; 0: none do).
     pub fn in_log_pages_bytes(mut self, bytes: u32) -> Self {
         self.in_log_pages_bytes = Some(bytes);
         self

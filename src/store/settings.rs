@@ -63,7 +63,7 @@ impl Default for Settings {
             application_version: 0,
             log_segment_blocks: 256,
             checkpoint_log_blocks: None,
-            in_log_blocks: 32,
+            in_log_blocks: 8,
             growth_blocks: 256,
             new_space: NewSpace::Prewritten,
             grows_ahead: false,
