@@ -278,15 +278,18 @@ fn agrees_with_vec<T: From<u32> + Clone + PartialEq + PartialOrd + Debug>(steps:
     }
 }
 
+/// Miri takes a second for a step.
+const STEPS: usize = if cfg!(miri) { 12 } else { 100 };
+
 fn cases(count: u32) -> ProptestConfig {
-    ProptestConfig { cases: if cfg!(miri) { 4 } else { count }, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: if cfg!(miri) { 3 } else { count }, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn bytes_agree_with_vec(steps in vec(step(), 0..100)) {
+    fn bytes_agree_with_vec(steps in vec(step(), 0..STEPS)) {
         #[derive(Clone, Debug, PartialEq, PartialOrd)]
         struct Byte(u8);
         impl From<u32> for Byte {
@@ -298,17 +301,17 @@ proptest! {
     }
 
     #[test]
-    fn counted_elements_agree_with_vec_and_are_dropped_once(steps in vec(step(), 0..100)) {
+    fn counted_elements_agree_with_vec_and_are_dropped_once(steps in vec(step(), 0..STEPS)) {
         drops_all(|| agrees_with_vec::<Counted>(&steps));
     }
 
     #[test]
-    fn elements_without_size_agree_with_vec_and_are_dropped_once(steps in vec(step(), 0..100)) {
+    fn elements_without_size_agree_with_vec_and_are_dropped_once(steps in vec(step(), 0..STEPS)) {
         drops_all(|| agrees_with_vec::<Nothing>(&steps));
     }
 
     #[test]
-    fn large_elements_agree_with_vec(steps in vec(step(), 0..100)) {
+    fn large_elements_agree_with_vec(steps in vec(step(), 0..STEPS)) {
         agrees_with_vec::<Large>(&steps);
     }
 }
@@ -317,7 +320,7 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
-    fn elements_aligned_to_more_than_a_page_agree_with_vec(steps in vec(step(), 0..40)) {
+    fn elements_aligned_to_more_than_a_page_agree_with_vec(steps in vec(step(), 0..STEPS * 2 / 5)) {
         agrees_with_vec::<Aligned>(&steps);
     }
 }
