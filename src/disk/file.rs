@@ -155,6 +155,12 @@ impl FileDisk {
     }
 
     fn writable(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(Some(ring)) = self.ring.get()
+            && ring.is_lost()
+        {
+            return Err(io::Error::other("whether earlier writes have ended is not known"));
+        }
         match self.access {
             Access::ReadWrite => Ok(()),
             Access::ReadOnly => {
@@ -395,6 +401,27 @@ mod tests {
                 assert!(!disk.is_one_call(offset, &[IoSlice::new(bytes)]).unwrap());
             }
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nothing_is_written_any_more_once_it_is_not_known_how_writes_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::create_new(folder.path().join("file"), Caching::DirectIfPossible).unwrap();
+        let bytes = Arc::new(AlignedBuffer::zeroed(BLOCK_LENGTH));
+        let part = [WritePart { offset: 0, range: 0..BLOCK_LENGTH }];
+        disk.begin_writes(&bytes, &part).unwrap().land().unwrap();
+        let Some(ring) = disk.ring.get().cloned().flatten() else { return };
+        assert_eq!(ring.lose(io::ErrorKind::Other.into()).kind(), io::ErrorKind::Other);
+        for result in [
+            disk.write_at(0, &bytes),
+            disk.write_durable_at(0, &[IoSlice::new(&bytes)]),
+            disk.begin_writes(&bytes, &part).map(drop),
+            disk.set_length(0),
+        ] {
+            assert!(result.unwrap_err().to_string().contains("is not known"));
+        }
+        disk.read_at(0, &mut [1; 10]).unwrap();
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! - **U2** A request holds its open file, so a lock on that file outlives its process until the last write has ended:
 //!   no other writer can be at work beside a late write of a dead one.
 //! - **U3** Dropping the ring, or a ticket, waits.
+//! - **U4** If the system no longer says how writes end, the ring is *lost*, for good: the file must not be written any
+//!   more, since what was given back may still be written to.
 //!
 //! Thread rules: any thread; whoever waits holds the others up.
 
@@ -15,6 +17,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use io_uring::{IoUring, opcode, types};
@@ -27,6 +30,7 @@ const ENTRIES: u32 = 256;
 /// A ring, and the writes that it has under way.
 pub(super) struct Ring {
     inner: Mutex<Inner>,
+    lost: AtomicBool,
 }
 
 struct Inner {
@@ -42,15 +46,27 @@ impl Ring {
     /// A ring, if the system has one to give.
     pub(super) fn new() -> io::Result<Self> {
         let (under_way, ended) = (HashMap::new(), HashMap::new());
-        Ok(Self { inner: Mutex::new(Inner { ring: IoUring::new(ENTRIES)?, under_way, ended, next: 0 }) })
+        let inner = Mutex::new(Inner { ring: IoUring::new(ENTRIES)?, under_way, ended, next: 0 });
+        Ok(Self { inner, lost: AtomicBool::new(false) })
+    }
+
+    /// Whether there may be writes of which nobody will know when they have ended (U4).
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Passes the error on that made it so.
+    pub(super) fn lose(&self, error: io::Error) -> io::Error {
+        self.lost.store(true, Ordering::Release);
+        error
     }
 
     /// Begins to write parts of `bytes`, by one call of the system; returns their numbers, which rise by one. `None`: it
     /// does not take so many more, nothing was begun.
     ///
     /// # Errors
-    /// `InvalidInput` if the buffer does not have a part; else the system's: then what it has taken goes on, and is
-    /// waited for when the ring is dropped.
+    /// `InvalidInput` if the buffer does not have a part; else the system's: then what it has taken goes on, and the ring
+    /// is lost.
     pub(super) fn begin(
         &self,
         file: &File,
@@ -86,7 +102,7 @@ impl Ring {
             match inner.ring.submit() {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => inner.reap(),
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.lose(error)),
             }
         }
         Ok(Some(numbers))
@@ -101,6 +117,9 @@ impl Ring {
 
     /// Waits until the writes with these numbers have ended, and says how many bytes each wrote. It sleeps until as many
     /// have ended as are missing: to be woken by each of them would take as long as to begin it.
+    ///
+    /// # Errors
+    /// The system's: then the ring is lost.
     pub(super) fn wait(&self, numbers: Range<u64>) -> io::Result<Vec<io::Result<usize>>> {
         let mut inner = self.lock();
         loop {
@@ -112,7 +131,7 @@ impl Ring {
             match inner.ring.submit_and_wait(missing) {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.lose(error)),
             }
         }
     }
