@@ -35,6 +35,8 @@ pub(super) enum Sabotage {
     RelaxedClear,
     /// A scope ends without a release: it may read on.
     RelaxedLeave,
+    /// A slot is filled without an acquire: who dropped the guard before may read on.
+    RelaxedRefill,
 }
 
 /// Whether this rule is broken: never.
@@ -48,7 +50,7 @@ pub(super) const fn sabotaged(_: Sabotage) -> bool {
 #[cfg(vellum_sabotage)]
 pub(super) fn sabotaged(rule: Sabotage) -> bool {
     use Sabotage::*;
-    const ALL: [Sabotage; 9] = [
+    const ALL: [Sabotage; 10] = [
         SkipReread,
         SkipSlots,
         SkipEpochs,
@@ -58,6 +60,7 @@ pub(super) fn sabotaged(rule: Sabotage) -> bool {
         RelaxedFrame,
         RelaxedClear,
         RelaxedLeave,
+        RelaxedRefill,
     ];
     static BROKEN: OnceLock<Option<Sabotage>> = OnceLock::new();
     let named = || {
@@ -71,6 +74,12 @@ pub(super) fn sabotaged(rule: Sabotage) -> bool {
 #[inline(always)]
 pub(super) fn release_unless(rule: Sabotage) -> Ordering {
     if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Release }
+}
+
+/// Acquire, unless this rule is broken.
+#[inline(always)]
+pub(super) fn acquire_unless(rule: Sabotage) -> Ordering {
+    if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Acquire }
 }
 
 /// The reader's side of the asymmetric fence: what was stored before is seen by whoever calls [`heavy_fence`] later, or

@@ -196,6 +196,30 @@ fn slot_filled_again() {
 }
 
 #[test]
+fn a_slot_that_another_thread_cleared_is_filled_again() {
+    check(None, slot_cleared_elsewhere);
+}
+
+/// As there, but the first guard is read and dropped by another thread than the slot's.
+fn slot_cleared_elsewhere() {
+    let world = World::new();
+    world.load(1);
+    let guard = world.guard(1).unwrap();
+    let reader = {
+        let world = world.clone();
+        thread::spawn(move || world.read_and_drop(guard, 1))
+    };
+    let owner = {
+        let world = world.clone();
+        thread::spawn(move || world.read_by_slot(2))
+    };
+    world.publish(2);
+    world.sift_and_scribble();
+    reader.join().unwrap();
+    owner.join().unwrap();
+}
+
+#[test]
 fn a_thread_is_in_its_next_scope_while_what_it_read_before_is_used_for_something_else() {
     check(None, next_scope);
 }
@@ -219,7 +243,7 @@ fn next_scope() {
 #[test]
 fn every_broken_rule_is_caught() {
     type Model = fn();
-    let broken: [(Sabotage, Model); 10] = [
+    let broken: [(Sabotage, Model); 11] = [
         (Sabotage::SkipReread, forget_and_read),
         (Sabotage::SkipSlots, guard_and_evict),
         (Sabotage::SkipEpochs, load_and_evict),
@@ -230,6 +254,7 @@ fn every_broken_rule_is_caught() {
         (Sabotage::RelaxedFrame, load_and_read),
         (Sabotage::RelaxedClear, guard_and_evict),
         (Sabotage::RelaxedLeave, load_and_evict),
+        (Sabotage::RelaxedRefill, slot_cleared_elsewhere),
     ];
     for (rule, model) in broken {
         let outcome = std::panic::catch_unwind(|| check(Some(rule), model));

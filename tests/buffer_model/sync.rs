@@ -21,6 +21,7 @@ pub(super) enum Sabotage {
     RelaxedFrame,
     RelaxedClear,
     RelaxedLeave,
+    RelaxedRefill,
 }
 
 std::thread_local! {
@@ -38,6 +39,10 @@ pub(super) fn sabotaged(rule: Sabotage) -> bool {
 
 pub(super) fn release_unless(rule: Sabotage) -> Ordering {
     if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Release }
+}
+
+pub(super) fn acquire_unless(rule: Sabotage) -> Ordering {
+    if sabotaged(rule) { Ordering::Relaxed } else { Ordering::Acquire }
 }
 
 pub(super) fn light_fence() {

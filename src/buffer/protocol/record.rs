@@ -9,13 +9,15 @@
 //!   before `e` only.
 //! - **P9** A record is never freed; another thread takes it over.
 //! - **P10** Whatever value of a slot or an epoch lets a frame be used again, it was stored with release and is loaded with
-//!   acquire: what its thread read before is read before the frame is written.
+//!   acquire: what its thread read before is read before the frame is written. A slot that another thread cleared is found
+//!   so with acquire before it is filled: else its new value would not tell of what that thread had read.
 #![allow(unsafe_code)]
 
 use std::ptr;
 
 use super::super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, light_fence, release_unless, sabotaged,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, SLOTS, Sabotage, acquire_unless, light_fence,
+    release_unless, sabotaged,
 };
 
 /// Not in an epoch.
@@ -63,7 +65,7 @@ impl Record {
         for step in 0..SLOTS {
             let at = (first + step) % SLOTS;
             let slot = &self.slots[at];
-            if slot.0.load(Ordering::Relaxed) == 0 {
+            if slot.0.load(acquire_unless(Sabotage::RelaxedRefill)) == 0 {
                 if self.filled.load(Ordering::Relaxed) <= at {
                     self.filled.store(at + 1, Ordering::Relaxed);
                 }
