@@ -25,9 +25,10 @@ impl Store {
     ///
     /// # Errors
     /// `CommitUnknown` if the commit's fate is known only after reopening; after any other error nothing was
-    /// committed: `NoSpace` (frees and later commits go on), `Poisoned`, `Io` and `Corrupt` while reading the maps,
-    /// what giving blocks free came upon in the commit before; `PageNotFound` for freeing a page that is not allocated, `OutOfPage` for bytes that are not as long as the page
-    /// (or chunk), `NotReserved` for spilled bytes whose space was given back or taken before, `HeaderTooLarge`.
+    /// committed: `NoSpace` (frees and later commits go on), `Poisoned`, `Io` and `Corrupt` while reading the maps; what
+    /// giving blocks free came upon in the commit before (this one can be tried again); `PageNotFound` for freeing a page
+    /// that is not allocated, `OutOfPage` for bytes that are not as long as the page (or chunk), `NotReserved` for spilled
+    /// bytes whose space was given back or taken before, `HeaderTooLarge`.
     pub fn commit(&mut self, changes: &Changes<'_>, durability: Durability) -> Result<Committed> {
         self.medium.check()?;
         if let Some(error) = self.late_error.take() {
