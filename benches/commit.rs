@@ -15,8 +15,6 @@ use vellum::store::{Changes, Durability, PageChange, Settings, Store, SystemEntr
 use vellum::{Background, Options, PageId, Pager, SizeClass};
 
 const PAGE: usize = 4096;
-/// The default.
-const IN_LOG_BLOCKS: u32 = 8;
 
 struct Random(u64);
 
@@ -241,7 +239,7 @@ fn core_burst(folder: &Path, pages: u64, floor: &mut Floor) {
 fn steady(folder: &Path, pages: u64, percent: u64, floor: &mut Floor) {
     let path = folder.join(format!("steady-{percent}"));
     let limit = pages * 100 / percent;
-    let mut bench = Bench::new(&path, pages, Some(limit), IN_LOG_BLOCKS);
+    let mut bench = Bench::new(&path, pages, Some(limit), Settings::default().in_log_blocks);
     let count = 64;
     // Age it: everything is overwritten three times.
     for _ in 0..3 * pages / count as u64 {
@@ -341,7 +339,7 @@ fn main() {
         return;
     }
     if std::env::var_os("VELLUM_BENCH_STEADY_ONLY").is_none() {
-        burst(&folder, pages, IN_LOG_BLOCKS, &mut floor);
+        burst(&folder, pages, Settings::default().in_log_blocks, &mut floor);
         burst(&folder, pages, 0, &mut floor);
         core_burst(&folder, pages, &mut floor);
     }

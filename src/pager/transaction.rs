@@ -212,24 +212,24 @@ impl Transaction {
             }
             return Ok(());
         }
-        if whole {
+        let (origin, changed) = if whole {
             // What is known of the page comes to be at hand while its bytes are copied.
             self.shared().pages.look_ahead(page);
             let changed = self.new_bytes(page, |target| target.copy_from_slice(bytes))?;
+            (self.origin_to_change(page)?, changed)
+        } else {
             let origin = self.origin_to_change(page)?;
-            self.own.inner.borrow_mut().private.set(page, Some(PrivatePage::new(origin, Content::Whole(changed))));
-            return Ok(());
-        }
-        let origin = self.origin_to_change(page)?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        let changed = self.new_bytes(page, |target| {
-            result = self.read_at(page, 0, target);
-            target[offset..offset + bytes.len()].copy_from_slice(bytes);
-        })?;
-        result?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let mut result = Ok(());
+            let changed = self.new_bytes(page, |target| {
+                result = self.read_at(page, 0, target);
+                target[offset..offset + bytes.len()].copy_from_slice(bytes);
+            })?;
+            result?;
+            (origin, changed)
+        };
         self.own.inner.borrow_mut().private.set(page, Some(PrivatePage::new(origin, Content::Whole(changed))));
         Ok(())
     }

@@ -7,8 +7,8 @@
 //! | a checkpoint | no: it changes neither bytes nor pointers of pages |
 //! | recovery | no: there is no hook yet |
 //!
-//! - **P1** When the hook is called, the commit is a fact: durable, or, deferred, written. Nothing can fail any more.
-//! - **P2** When the hook returns, and not before, [`Published::pin`](super::Published::pin) shows the generation. So
+//! - **P1** When `publish` is called, the commit is a fact: durable, or, deferred, written. Nothing can fail any more.
+//! - **P2** When it returns, and not before, [`Published::pin`](super::Published::pin) shows the generation. So
 //!   whoever swaps descriptors in the hook has swapped them all before any view of the generation exists.
 //! - **P3** Generations come in rising order, each once, one at a time.
 //!

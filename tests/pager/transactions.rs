@@ -144,6 +144,26 @@ fn a_page_that_is_open_for_changing_cannot_be_reached_otherwise() {
 }
 
 #[test]
+fn a_whole_page_is_not_written_where_a_part_of_it_would_not_be() {
+    let pager = with_pages(3);
+    let transaction = pager.begin().unwrap();
+    let whole = [7; 4096];
+    transaction.free(page(1)).unwrap();
+    let open = transaction.write(page(2)).unwrap();
+    for bytes in [&whole[..], &whole[..1]] {
+        for gone in [page(1), page(99)] {
+            assert!(matches!(transaction.write_at(gone, 0, bytes), Err(Error::PageNotFound { page }) if page == gone));
+        }
+        assert!(matches!(transaction.write_at(page(2), 0, bytes), Err(Error::PageBorrowed { .. })));
+    }
+    drop(open);
+    transaction.commit().unwrap();
+    let view = pager.view();
+    assert!(!view.contains(page(1)).unwrap() && !view.contains(page(99)).unwrap());
+    assert_eq!(view.page(page(2)).unwrap()[..], with_pages(3).view().page(page(2)).unwrap()[..]);
+}
+
+#[test]
 fn a_leaked_guard_keeps_its_transaction_from_committing() {
     let pager = with_pages(1);
     let transaction = pager.begin().unwrap();
