@@ -54,6 +54,14 @@ pub struct StorePages {
     hits: u8,
 }
 
+/// Why a page is not had from its descriptor.
+enum Missing {
+    /// What is there is newer than the reader may see.
+    Newer,
+    /// It is not in memory.
+    Absent,
+}
+
 struct Attachment {
     store: Arc<Store>,
     inner: Arc<Inner>,
@@ -136,19 +144,21 @@ impl StorePages {
         }
     }
 
-    /// As [`StorePages::try_guard`], counted.
+    /// As [`StorePages::try_guard`], counted; or why there is none. One look says both: between two of them a load may end.
     fn try_guard_counted(
         &self,
         descriptor: Descriptor<'_>,
         generation: Generation,
         page: PageId,
-    ) -> Option<FrameGuard> {
+    ) -> Result<FrameGuard, Missing> {
         loop {
             let word = descriptor.word();
             if !word.has_frame() {
-                return None;
+                return Err(Missing::Absent);
             }
-            let (pool, number) = self.inner.pools.find(word.address())?;
+            let Some((pool, number)) = self.inner.pools.find(word.address()) else {
+                unreachable!("a frame is a pool's")
+            };
             let pins = &pool.meta(number).pins;
             pins.fetch_add(1, Ordering::SeqCst);
             light_fence();
@@ -156,12 +166,16 @@ impl StorePages {
                 Seen::Frame(found) if found.same_frame(word) => {
                     count_hit(thread::record(), self.hits);
                     // SAFETY: as there, with the count for the slot.
-                    return Some(unsafe { FrameGuard::counted(start_of(found), length_of(page.class()), pins) });
+                    return Ok(unsafe { FrameGuard::counted(start_of(found), length_of(page.class()), pins) });
                 }
                 Seen::Frame(_) => drop(pins.fetch_sub(1, Ordering::Release)),
-                Seen::Newer | Seen::Absent => {
+                Seen::Newer => {
                     pins.fetch_sub(1, Ordering::Release);
-                    return None;
+                    return Err(Missing::Newer);
+                }
+                Seen::Absent => {
+                    pins.fetch_sub(1, Ordering::Release);
+                    return Err(Missing::Absent);
                 }
             }
         }
@@ -186,7 +200,7 @@ impl StorePages {
         let newest = Generation(u64::MAX);
         let descriptor = self.store.table.find(page)?;
         let guard = self.try_guard::<false>(descriptor, newest, page);
-        guard.or_else(|| self.try_guard_counted(descriptor, newest, page))
+        guard.or_else(|| self.try_guard_counted(descriptor, newest, page).ok())
     }
 
     /// A guard, whatever it takes.
@@ -203,13 +217,16 @@ impl StorePages {
         }
         let descriptor = self.store.table.find_or_reserve(page)?;
         loop {
-            let guard = self.try_guard::<true>(descriptor, generation, page);
-            if let Some(guard) = guard.or_else(|| self.try_guard_counted(descriptor, generation, page)) {
+            if let Some(guard) = self.try_guard::<true>(descriptor, generation, page) {
                 return Ok(guard);
             }
-            if descriptor.word().has_frame() {
-                let pointer = own.map_or_else(|| at.pointer(page), Ok)?;
-                return self.unit_arriving(page, &pointer, page.class(), arrival);
+            match self.try_guard_counted(descriptor, generation, page) {
+                Ok(guard) => return Ok(guard),
+                Err(Missing::Newer) => {
+                    let pointer = own.map_or_else(|| at.pointer(page), Ok)?;
+                    return self.unit_arriving(page, &pointer, page.class(), arrival);
+                }
+                Err(Missing::Absent) => {}
             }
             match self.begin_load(descriptor, page, None)? {
                 Begun::Again => {}

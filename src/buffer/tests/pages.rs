@@ -183,6 +183,36 @@ fn a_failed_load_fails_all_who_wait_and_the_next_one_works() {
 }
 
 #[test]
+fn a_load_that_ends_while_its_page_is_looked_for_is_not_taken_for_a_newer_version() {
+    const PAGES: u64 = 40_000;
+    let (manager, source, pages) = with_pages(256 << 20, &[12], PAGES);
+    let state = source.state();
+    let looked = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (source, state, pages, looked) = (&source, &state, &pages, &looked);
+        scope.spawn(move || {
+            for index in 0..PAGES {
+                while looked.load(Ordering::Relaxed) < index {
+                    std::hint::spin_loop();
+                }
+                check(page(12, index), Generation(1), &pages.page(state, page(12, index)).unwrap());
+            }
+        });
+        // The other looks for each page about when its load ends: a little earlier, or a little later.
+        for index in 0..PAGES {
+            while source.loads.load(Ordering::Relaxed) <= index {
+                std::hint::spin_loop();
+            }
+            (0..index % 400).for_each(|step| _ = std::hint::black_box(step));
+            check(page(12, index), Generation(1), &pages.page(state, page(12, index)).unwrap());
+            looked.store(index + 1, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(source.loads.load(Ordering::Relaxed), PAGES);
+    assert_eq!((manager.stats().misses, manager.stats().evictions), (PAGES, 0));
+}
+
+#[test]
 fn a_publication_overtakes_a_load() {
     let (manager, source, pages) = with_pages(1 << 20, &[12], 1);
     let old = source.state();
@@ -253,6 +283,24 @@ fn chunks_and_old_versions_are_found_by_pointer() {
     pages.publish_keeping(Generation(2), &mut [change].into_iter());
     check(page(12, 0), Generation(1), &pages.page(&old, page(12, 0)).unwrap());
     assert_eq!(source.loads.load(Ordering::Relaxed), loads, "the replaced frame was kept for older views");
+}
+
+#[test]
+fn descriptors_give_their_memory_back_however_their_pages_left() {
+    let (manager, source, pages) = with_pages(2 << 20, &[12], 100);
+    let state = source.state();
+    (0..90).for_each(|index| drop(pages.page(&state, page(12, index)).unwrap()));
+    // Replaced by frames, or new; replaced by none; freed; the rest are evicted.
+    let changes =
+        |range: std::ops::Range<u64>, change| range.map(|index| (page(12, index), change)).collect::<Vec<_>>();
+    for (range, change) in [(60..100, Some(true)), (0..70, Some(false)), (30..40, Some(true)), (30..80, None)] {
+        source.commit(&manager, &pages, &changes(range, change));
+    }
+    assert!(manager.stats().descriptor_bytes > 0);
+    let left = (2 << 20) - manager.stats().policy_bytes as usize;
+    let all = manager.budget().reserve(left, "everything").unwrap();
+    assert_eq!(manager.stats().descriptor_bytes, 0);
+    drop(all);
 }
 
 #[test]
