@@ -12,7 +12,7 @@ use super::handle::Handle;
 use crate::error::{Error, Result};
 
 /// Who has waited so long is not passed any more.
-const PATIENCE_LIMIT: Duration = Duration::from_millis(1);
+const PATIENCE_LIMIT: Duration = Duration::from_millis(5);
 
 /// How long a caller waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
