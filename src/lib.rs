@@ -36,6 +36,7 @@
 
 mod error;
 mod id;
+mod lock;
 
 pub mod buffer;
 pub mod disk;

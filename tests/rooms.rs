@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top down. Those of one line may not import each other, but for the first, which is one room.
 const ORDER: &[&[&str]] = &[
-    &["error", "id", "options"],
+    &["error", "id", "lock"],
     &["memory"],
     &["disk"],
     &["process"],

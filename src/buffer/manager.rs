@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::yield_now;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::budget::{MemoryBudget, Reserved};
@@ -28,15 +26,13 @@ use super::table::Table;
 use super::units::hash_scratch;
 use crate::error::{Error, Holder, Result};
 use crate::id::SizeClass;
+use crate::lock::lock_awake;
 use crate::memory::page_bytes;
 
 /// The smallest budget.
 const LEAST_BUDGET: usize = 1 << 20;
 /// From this budget on pools ask for huge pages: a part of one for each class in use is then little.
 const HUGE_PAGES_FROM: usize = 64 << 20;
-/// How often the room's lock is looked at before it is slept for, and how often in a row: for some two microseconds.
-const ROOM_LOOKS: u32 = 160;
-const LOOKS_AT_ONCE: u32 = 32;
 /// How long a frame is waited for while nobody is known to let go of one.
 const SHORT_PATIENCE: Duration = Duration::from_millis(50);
 /// How long at most, while loads and scopes are under way.
@@ -61,18 +57,8 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Who holds the lock mostly lets go of it within a microsecond. Sleeping for it takes longer, and whoever comes while
-    /// others sleep would sleep too. But who holds it may have been interrupted: then others get the processor.
     pub(super) fn room(&self) -> MutexGuard<'_, Room> {
-        for look in 1..=ROOM_LOOKS {
-            match self.room.try_lock() {
-                Ok(room) => return room,
-                Err(TryLockError::Poisoned(room)) => return room.into_inner(),
-                Err(TryLockError::WouldBlock) if look % LOOKS_AT_ONCE == 0 => yield_now(),
-                Err(TryLockError::WouldBlock) => spin_loop(),
-            }
-        }
-        lock(&self.room)
+        lock_awake(&self.room)
     }
 
     pub(super) fn limit(&self) -> usize {

@@ -23,6 +23,7 @@ use super::pending::{Member, Sequence, release_alone, release_published};
 use super::private::{Candidate, Together};
 use super::publish::Frames;
 use crate::error::{Error, Result};
+use crate::lock::lock_awake;
 use crate::store::{Committed, Durability, Pinned};
 
 /// Where the members of a group hear of their fate.
@@ -66,7 +67,7 @@ enum Woken {
 impl Group {
     /// A panic while the lock is held leaves what is inside whole.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_awake(&self.state)
     }
 
     fn is_done(&self) -> bool {

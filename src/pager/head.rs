@@ -11,7 +11,7 @@
 //!   then cannot commit.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::conflict::Claim;
 use super::group::Group;
@@ -19,6 +19,7 @@ use super::pending::{Member, Pending, Sequence};
 use super::private::Pages;
 use crate::error::{Contended, Error, Result};
 use crate::id::{PageId, SizeClass};
+use crate::lock::lock_awake;
 use crate::store::{Durability, Pinned, Published};
 
 /// A group is not joined any more beyond so many bytes …
@@ -243,7 +244,7 @@ impl Head {
 
     /// A panic while the lock is held leaves what is inside whole.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_awake(&self.inner)
     }
 }
 

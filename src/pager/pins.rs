@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::id::Generation;
+use crate::lock::lock_awake;
 use crate::store::Pinned;
 
 /// What holds a state.
@@ -143,7 +144,7 @@ impl Pins {
 
     /// A panic while the lock is held leaves the list whole.
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_awake(&self.entries)
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::buffer::{Change, ChunkChange, Frame, Newest, PageSource, StorePages};
 use crate::error::Result;
 use crate::format::{BlockPointer, CodecId};
 use crate::id::{PageId, SizeClass};
+use crate::lock::lock_awake;
 use crate::map::Nodes;
 use crate::store::{PageReader, Publication, PublishHook, Published, StoredBytes, StoredPages};
 use crate::store::{file_place, is_stored, read_page};
@@ -52,7 +53,7 @@ impl Source {
 impl PageSource for Source {
     fn newest_pointer(&self, page: PageId) -> Result<BlockPointer> {
         {
-            let beginning = lock(&self.beginning);
+            let beginning = lock_awake(&self.beginning);
             if let Ok(place) = beginning.binary_search_by_key(&page, |(page, _)| *page) {
                 return Ok(beginning[place].1);
             }
@@ -89,7 +90,7 @@ impl Publisher {
 
     /// The frames of the next commit; they are published with it, if it happens.
     pub(super) fn set_frames(&self, frames: Frames) {
-        *lock(&self.frames) = frames;
+        *lock_awake(&self.frames) = frames;
     }
 }
 
@@ -99,13 +100,13 @@ impl PublishHook for Publisher {
     }
 
     fn publish(&self, publication: &Publication<'_>) {
-        let Frames { pages, chunks } = std::mem::take(&mut *lock(&self.frames));
+        let Frames { pages, chunks } = std::mem::take(&mut *lock_awake(&self.frames));
         let mut frames = pages.into_iter().peekable();
         let mut beginning: Vec<_> =
             publication.pages().chain(publication.moves()).map(|update| (update.page, update.new)).collect();
         // They are in order but for pages of chunks, which may come last.
         beginning.sort_unstable_by_key(|(page, _)| *page);
-        *lock(&self.source.beginning) = beginning;
+        *lock_awake(&self.source.beginning) = beginning;
         let is_held = self.source.published.held().0 > 0;
         self.publish_chunks(publication, chunks, is_held);
         let mut updates: Vec<_> = publication.pages().collect();
@@ -148,9 +149,4 @@ impl StoredPages for Publisher {
         }
         Some(Box::new(self.pages.newest_resident(page)?))
     }
-}
-
-/// A panic while the lock is held leaves what is inside whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

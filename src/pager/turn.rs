@@ -4,12 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::handle::Handle;
 use crate::error::{Error, Result};
+use crate::lock::lock_awake;
 
 /// Who has waited so long is not passed any more.
 const PATIENCE_LIMIT: Duration = Duration::from_millis(5);
@@ -208,7 +209,7 @@ impl Turns {
 
     /// A panic while the lock is held leaves the state whole.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_awake(&self.state)
     }
 }
 

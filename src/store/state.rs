@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::held::{OldState, StateMaps};
 use crate::error::{Error, Result};
 use crate::format::{BlockPointer, CatalogueEntry, Superblock};
 use crate::id::{CheckpointNumber, Generation, Incarnation, PageId, SizeClass};
+use crate::lock::lock_awake;
 use crate::map::{Nodes, Shape, Tree};
 
 /// The page maps, one a size class.
@@ -231,7 +232,7 @@ impl Published {
 
     /// A panic while the lock is held leaves the counts whole.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_awake(&self.inner)
     }
 }
 
