@@ -382,11 +382,12 @@ fn the_record_is_as_described() {
     encode_record(&mut record, &identity, &header, &list, b"bytes");
     let pages = [[7u8; 4096], [8; 4096]];
     finish_record(&mut record, identity.salt, pages.iter().map(|page| &page[..]));
-    let sealed = [&record[20..], &pages[0], &pages[1]].concat();
-    let seal = twox_hash::XxHash3_128::oneshot_with_seed(identity.salt, &sealed);
+    let seal_of = |bytes: &[u8]| twox_hash::XxHash3_128::oneshot_with_seed(identity.salt, bytes).to_le_bytes();
+    let sealed = [&record[20..], &seal_of(&pages[0]), &seal_of(&pages[1])].concat();
+    let seal = seal_of(&sealed);
     assert_eq!(checksum(b"123456789"), 0xcbf4_3926);
     Encoded::new("Record header", &record)
-        .bytes("seal", &seal.to_le_bytes())
+        .bytes("seal", &seal)
         .number("checksum", crc32fast::hash(&record[20..]).into())
         .bytes("magic", b"VLrc")
         .number("blocks", 1)

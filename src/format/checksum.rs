@@ -8,11 +8,18 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-/// XXH3-128 over a record and all pages it stores, seeded with the salt of the record's log segment, so that stored
-/// data cannot be crafted against it. Little-endian on disk.
+/// XXH3-128 over a record and the seals of all pages it stores, seeded with the salt of the record's log segment, so that
+/// stored data cannot be crafted against it. Little-endian on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(transparent)]
 pub struct Seal(pub [u8; 16]);
+
+impl Seal {
+    /// Of these bytes, all at once: what the seal of a record covers of a page that it stores.
+    pub fn of(salt: u64, bytes: &[u8]) -> Self {
+        Self(XxHash3_128::oneshot_with_seed(salt, bytes).to_le_bytes())
+    }
+}
 
 /// Computes a [`Seal`] piece by piece.
 pub struct SealHasher(XxHash3_128);
@@ -53,6 +60,7 @@ mod tests {
             hasher.finish()
         };
         assert_eq!(seal(7, &[b"ab", b"cd"]), seal(7, &[b"abcd"]));
+        assert_eq!(seal(7, &[b"ab", b"cd"]), Seal::of(7, b"abcd"));
         assert_ne!(seal(7, &[b"abcd"]), seal(8, &[b"abcd"]));
         assert_ne!(seal(7, &[b"abcd"]), seal(7, &[b"abce"]));
     }

@@ -332,10 +332,15 @@ fn encode_body(target: &mut [u8], entries: &[Entry], blob: &[u8]) {
 
 /// Seals an encoded record: `pages` are the stored bytes that the seal covers, in the order of the entries.
 pub fn finish_record<'a>(record: &mut [u8], salt: u64, pages: impl Iterator<Item = &'a [u8]>) -> Seal {
+    seal_record(record, salt, pages.map(|page| Seal::of(salt, page)))
+}
+
+/// As [`finish_record`], with the seals of the stored bytes under the same salt.
+pub fn seal_record(record: &mut [u8], salt: u64, pages: impl Iterator<Item = Seal>) -> Seal {
     let sum = checksum(&record[COVERED..]);
     let mut hasher = SealHasher::new(salt);
     hasher.update(&record[COVERED..]);
-    pages.for_each(|page| hasher.update(page));
+    pages.for_each(|page| hasher.update(&page.0));
     let seal = hasher.finish();
     record[..16].copy_from_slice(&seal.0);
     record[16..20].copy_from_slice(&sum.to_le_bytes());

@@ -8,7 +8,7 @@ use crate::disk::{AlignedBuffer, InFlight};
 use crate::error::{Error, Result};
 use crate::format::{
     Entry, RecordFlags, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, encode_record,
-    finish_record, record_blocks,
+    record_blocks, seal_record,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Extent, Generation};
 use crate::log::{Placement, Which};
@@ -40,8 +40,8 @@ pub(super) struct LogPlan {
 pub(super) struct RecordPages<'a> {
     /// Stored bytes, in whole blocks, that go directly behind the record.
     pub(super) behind: &'a [&'a [u8]],
-    /// What the seal covers, in the order of the entries, wherever it lies.
-    pub(super) sealed: &'a [&'a [u8]],
+    /// The seals of what the record's seal covers, in the order of the entries, wherever it lies.
+    pub(super) sealed: &'a [Seal],
     /// What is on its way to its extents.
     pub(super) flights: Flights,
 }
@@ -208,7 +208,7 @@ impl Store {
             let (record, mut rest) = run.split_at_mut(record_bytes);
             record.fill(0);
             encode_record(record, &identity, &header, &draft.entries, &draft.blob);
-            let seal = finish_record(record, identity.salt, pages.sealed.iter().copied());
+            let seal = seal_record(record, identity.salt, pages.sealed.iter().copied());
             for unit in pages.behind {
                 let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
                 let (stored, padding) = target.split_at_mut(unit.len());

@@ -11,7 +11,7 @@ use super::{Changes, Committed, Durability, Reserved, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::format::{
-    BlockPointer, CodecId, Entry, PointerFlags, RecordFlags, STORED_LIMIT, SealHasher, checksum, encode_entries,
+    BlockPointer, CodecId, Entry, PointerFlags, RecordFlags, STORED_LIMIT, Seal, SealHasher, checksum, encode_entries,
     record_blocks,
 };
 use crate::id::{BLOCK_LENGTH, Block, Extent, Generation};
@@ -82,12 +82,14 @@ impl Store {
                 unit.address = Block(next);
                 next += unit.blocks();
             }
-            prepared.units.iter_mut().for_each(Unit::sum_up);
+            let salt = plan.placement.salt;
+            prepared.units.iter_mut().for_each(|unit| unit.sum_up(salt));
             for page in &prepared.pages {
                 draft.entries.push(prepared.entry(page, generation));
             }
             let behind: Vec<&[u8]> = prepared.units.iter().map(Unit::to_write).collect();
-            let pages = RecordPages { behind: &behind, sealed: &behind, flights: Flights::default() };
+            let sealed: Vec<Seal> = prepared.units.iter().map(|unit| unit.seal(salt)).collect();
+            let pages = RecordPages { behind: &behind, sealed: &sealed, flights: Flights::default() };
             self.append(&draft, plan, pages, generation, durability)?;
             self.counters.commits_in_log += 1;
             self.counters.page_bytes += unit_blocks * BLOCK_LENGTH as u64;
@@ -166,7 +168,7 @@ impl Store {
         self.check_flights(&mut sent.flights, &plan)?;
         let sealed = match draft.flags.contains(RecordFlags::DATA_SYNCED) {
             true => Vec::new(),
-            false => sent.in_the_order_of(&draft.entries),
+            false => sent.seals_in_the_order_of(&draft.entries, plan.placement.salt),
         };
         // Should the record fail, the store is poisoned, and what was accounted for is asked for no more.
         let all = match external {
@@ -281,7 +283,9 @@ impl Store {
     /// Sends units on their way to their extents, neighbours together, and sums them up.
     pub(super) fn send_units(&mut self, units: &mut [Unit<'_>], flights: &mut Flights) -> Result<()> {
         self.unsynced_bytes += units.iter().map(|unit| unit.to_write().len() as u64).sum::<u64>();
-        self.counters.page_writes += self.staging.send(&self.medium, units, flights)?;
+        // Mostly the record goes where it would go now.
+        let salt = self.log.plan(1).map_or(0, |placement| placement.salt);
+        self.counters.page_writes += self.staging.send(&self.medium, units, salt, flights)?;
         Ok(())
     }
 
@@ -366,13 +370,13 @@ impl<'a> Sent<'a> {
         self.units.iter().chain(self.nodes)
     }
 
-    /// The bytes of the units in the order in which the entries tell of them.
-    fn in_the_order_of(&self, entries: &[Entry]) -> Vec<&'a [u8]> {
+    /// The seals of the units in the order in which the entries tell of them.
+    fn seals_in_the_order_of(&self, entries: &[Entry], salt: u64) -> Vec<Seal> {
         // Whole pages come as their units do; chunks and nodes do not.
         if self.nodes.is_empty() {
-            return self.units.iter().map(Unit::to_write).collect();
+            return self.units.iter().map(|unit| unit.seal(salt)).collect();
         }
-        let by_address: HashMap<Block, &[u8]> = self.all().map(|unit| (unit.address, unit.to_write())).collect();
+        let by_address: HashMap<Block, Seal> = self.all().map(|unit| (unit.address, unit.seal(salt))).collect();
         stored_pointers(entries).filter_map(|pointer| by_address.get(&pointer.address).copied()).collect()
     }
 }

@@ -14,7 +14,7 @@ use super::staging::Flights;
 use super::{Committed, Durability, Store};
 use crate::disk::AlignedBuffer;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{BlockPointer, Entry, PointerFlags, checksum, record_blocks};
+use crate::format::{BlockPointer, Entry, PointerFlags, Seal, checksum, record_blocks};
 use crate::id::{BLOCK_LENGTH, Extent, Generation, PageId};
 use crate::space::{Purpose, Request};
 
@@ -135,7 +135,7 @@ impl Store {
             .collect();
         let draft = Draft { entries: entries.clone(), ..Draft::default() };
         let plan = self.plan_log(record_blocks(entries.len(), 0))?;
-        let sealed: Vec<&[u8]> = units.iter().map(Unit::to_write).collect();
+        let sealed: Vec<Seal> = units.iter().map(|unit| unit.seal(plan.placement.salt)).collect();
         self.check_flights(&mut flights, &plan)?;
         let sets = self.account_for(&entries, &[], generation)?;
         let pages = RecordPages { behind: &[], sealed: &sealed, flights };

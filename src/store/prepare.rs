@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Changes, Content, PageChange, Reserved, Spilled, Store};
 use crate::error::{Error, Result};
-use crate::format::{BlockPointer, CodecId, Entry, HEADER_LIMIT, PointerFlags, STORED_LIMIT, checksum};
+use crate::format::{BlockPointer, CodecId, Entry, HEADER_LIMIT, PointerFlags, STORED_LIMIT, Seal, checksum};
 use crate::id::{BLOCK_LENGTH, Block, Generation, PageId};
 
 /// Bytes that are to be stored in an extent of their own.
@@ -16,6 +16,8 @@ pub(super) struct Unit<'a> {
     pub(super) address: Block,
     /// Once it is known.
     pub(super) checksum: Option<u32>,
+    /// What the record's seal covers of it, and under which salt, once it is known.
+    pub(super) seal: Option<(u64, Seal)>,
     /// How the bytes are a page's.
     pub(super) codec: CodecId,
 }
@@ -154,12 +156,21 @@ impl Store {
 impl<'a> Unit<'a> {
     /// Bytes in memory, to be stored.
     pub(super) fn new(bytes: impl Into<Cow<'a, [u8]>>, checksum: Option<u32>) -> Self {
-        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum, codec: CodecId::RAW }
+        Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum, seal: None, codec: CodecId::RAW }
     }
 
-    /// Makes the checksum known.
-    pub(super) fn sum_up(&mut self) {
+    /// Makes checksum and seal known, the latter under the salt that the record is to have.
+    pub(super) fn sum_up(&mut self, salt: u64) {
         self.checksum = Some(self.checksum());
+        self.seal = Some((salt, self.seal(salt)));
+    }
+
+    /// What the seal of a record with this salt covers of it.
+    pub(super) fn seal(&self, salt: u64) -> Seal {
+        match self.seal {
+            Some((known, seal)) if known == salt => seal,
+            _ => Seal::of(salt, self.to_write()),
+        }
     }
 
     fn checksum(&self) -> u32 {
@@ -168,7 +179,7 @@ impl<'a> Unit<'a> {
 
     fn spilled(spilled: &Spilled) -> Self {
         let (address, bytes) = (spilled.reserved.extent().start, UnitBytes::Written(spilled.stored_length));
-        Self { bytes, address, checksum: Some(spilled.checksum), codec: spilled.codec() }
+        Self { bytes, address, checksum: Some(spilled.checksum), seal: None, codec: spilled.codec() }
     }
 
     /// The bytes that are not on disk yet.

@@ -65,9 +65,15 @@ impl Staging {
         (Arc::clone(&self.run), result)
     }
 
-    /// Sends units to their extents, and sums up those that are not yet. Those that lie there already are left out.
+    /// Sends units to their extents, and sums them up as far as that was not done. Those that lie there already are left out.
     /// Returns the number of contiguous runs.
-    pub(super) fn send(&mut self, medium: &Medium, units: &mut [Unit<'_>], flights: &mut Flights) -> Result<u64> {
+    pub(super) fn send(
+        &mut self,
+        medium: &Medium,
+        units: &mut [Unit<'_>],
+        salt: u64,
+        flights: &mut Flights,
+    ) -> Result<u64> {
         let blocks: u64 = units.iter().map(|unit| unit.to_write().len().div_ceil(BLOCK_LENGTH) as u64).sum();
         let piece_blocks = (blocks as usize / PIECES).clamp(PIECE_BLOCKS_LEAST, PIECE_BLOCKS);
         let piece_length = piece_blocks * BLOCK_LENGTH;
@@ -75,7 +81,7 @@ impl Staging {
         let mut piece: Option<Piece> = None;
         let mut next = Block(0);
         for unit in units.iter_mut().filter(|unit| !unit.to_write().is_empty()) {
-            unit.sum_up();
+            unit.sum_up(salt);
             runs += u64::from(unit.address != next);
             next = Block(unit.address.0 + unit.blocks());
             let mut at = unit.address;

@@ -5,7 +5,7 @@ use super::apply::contradicts;
 use super::commit::stored_pointers;
 use crate::disk::AlignedBuffer;
 use crate::error::{Corruption, Error, Fault, Result, Structure};
-use crate::format::{BlockPointer, RecordFlags, SealHasher, checksum, sealed_part};
+use crate::format::{BlockPointer, RecordFlags, Seal, SealHasher, checksum, sealed_part};
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Generation};
 use crate::log::FoundRecord;
 
@@ -32,7 +32,8 @@ pub(super) fn read_tail(
         for pointer in stored_pointers(&record.entries) {
             let Some(bytes) = read_stored(medium, pointer, &judge)? else { return Ok(None) };
             spend(medium, left, pointer)?;
-            hasher.update(&bytes[..pointer.stored_length as usize]);
+            let page = Seal::of(record.identity.salt, &bytes[..pointer.stored_length as usize]);
+            hasher.update(&page.0);
             pages.push((pointer.address, bytes));
         }
     }

@@ -114,9 +114,8 @@ fn seal_at(bytes: &[u8], at: usize) -> [u8; 16] {
     bytes[at..at + 16].try_into().unwrap()
 }
 
-fn seal_of<'a>(seed: u64, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
-    let all: Vec<u8> = parts.into_iter().flatten().copied().collect();
-    twox_hash::XxHash3_128::oneshot_with_seed(seed, &all).to_le_bytes()
+fn seal_of(seed: u64, bytes: &[u8]) -> [u8; 16] {
+    twox_hash::XxHash3_128::oneshot_with_seed(seed, bytes).to_le_bytes()
 }
 
 fn blocks(bytes: usize) -> u64 {
@@ -170,7 +169,7 @@ impl Superblock {
         let covered = &bytes[..4072];
         let valid = &bytes[..8] == b"VELLUMsb"
             && u32_at(bytes, 4092) == crc32fast::hash(covered)
-            && seal_at(bytes, 4072) == seal_of(0, [covered])
+            && seal_at(bytes, 4072) == seal_of(0, covered)
             && [1, 17].contains(&(block as u64 - u64_at(bytes, 56) % 2));
         if !valid {
             return Ok(None);
@@ -365,7 +364,7 @@ impl<'a> Reader<'a> {
         for entry in record.entries.iter().filter(|entry| entry.kind == 8) {
             body.extend_from_slice(self.stored(&entry.new)?);
         }
-        if seal_of(0, [&body[..]]) != seal_at(record.bytes, 152) || body.len() as u64 != u64_at(record.bytes, 144) {
+        if seal_of(0, &body) != seal_at(record.bytes, 152) || body.len() as u64 != u64_at(record.bytes, 144) {
             return Err(format!("the body of generation {} is damaged", record.generation));
         }
         record.entries = entries(&body)?;
@@ -374,14 +373,15 @@ impl<'a> Reader<'a> {
 
     /// Whether a record of the tail and its pages are what was written.
     fn is_whole_commit(&self, record: &Record<'a>) -> bool {
-        let mut parts = vec![&record.bytes[20..]];
+        let salt = u64_at(record.bytes, 72);
+        let mut sealed = record.bytes[20..].to_vec();
         if record.flags & 2 == 0 {
             for entry in record.entries.iter().filter(|entry| matches!(entry.kind, 1 | 2 | 4) && entry.new.length > 0) {
                 let Ok(bytes) = self.stored(&entry.new) else { return false };
-                parts.push(bytes);
+                sealed.extend_from_slice(&seal_of(salt, bytes));
             }
         }
-        seal_of(u64_at(record.bytes, 72), parts) == seal_at(record.bytes, 0)
+        seal_of(salt, &sealed) == seal_at(record.bytes, 0)
     }
 
     fn replay(&mut self, records: &[Record<'a>]) -> Result<()> {
