@@ -239,6 +239,23 @@ fn shows_many(store: &Store, first: u64, count: u64, byte: u8) -> Result<(), Str
     Ok(())
 }
 
+/// The pages are hashed under the salt of the segment that their record would go to when they are sent; one that is too
+/// long for what is left of it goes to the next, under another salt.
+#[test]
+fn a_record_that_goes_to_the_next_segment_after_its_pages_were_sent_is_sealed_all_the_same() {
+    let disk = Arc::new(MemoryDisk::new());
+    let settings = Settings { log_segment_blocks: 32, in_log_blocks: 0, checkpoint_log_blocks: None, ..tiny() };
+    let mut store = create(Arc::clone(&disk) as _, &settings);
+    for round in 1..60u8 {
+        // Records of one block, and of two or three.
+        let count = [1, 100, 150][usize::from(round % 3)];
+        store.commit(&many(0, count, round), Durability::Durable).unwrap();
+        // Of the tail the seal is asked for.
+        let crashed = open(Arc::new(MemoryDisk::from_bytes(&disk.to_bytes())), &settings);
+        shows_many(&crashed, 0, count, round).unwrap();
+    }
+}
+
 #[test]
 fn commits_of_thousands_of_pages_have_their_records_body_outside_of_the_log() {
     const COUNT: u64 = 20_000;
