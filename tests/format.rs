@@ -381,7 +381,7 @@ fn the_record_is_as_described() {
     let mut record = vec![0; 4096];
     encode_record(&mut record, &identity, &header, &list, b"bytes");
     let pages = [[7u8; 4096], [8; 4096]];
-    finish_record(&mut record, identity.salt, pages.iter().map(|page| &page[..]));
+    finish_record(&mut record, identity.salt, pages.iter().map(|page| Seal::of(identity.salt, page)));
     let seal_of = |bytes: &[u8]| twox_hash::XxHash3_128::oneshot_with_seed(identity.salt, bytes).to_le_bytes();
     let sealed = [&record[20..], &seal_of(&pages[0]), &seal_of(&pages[1])].concat();
     let seal = seal_of(&sealed);

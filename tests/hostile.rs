@@ -185,7 +185,7 @@ fn with_record(image: &Image, entries: &[Entry], change: impl Fn(&mut RecordHead
             })
             .collect(),
     };
-    finish_record(&mut record, segment.salt, pages.iter().map(|page| &page[..]));
+    finish_record(&mut record, segment.salt, pages.iter().map(|page| Seal::of(segment.salt, page)));
     (image.with_bytes_at(address.offset_bytes(), &record).unwrap(), generation)
 }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
 use vellum::format::{
-    BlockPointer, Entry, RECORD_HEADER_BYTES, RecordFlags, RecordIdentity, SealHasher, checksum, decode_body,
+    BlockPointer, Entry, RECORD_HEADER_BYTES, RecordFlags, RecordIdentity, Seal, SealHasher, checksum, decode_body,
     decode_header, finish_record,
 };
 use vellum::testing::{History, Step};
@@ -307,8 +307,8 @@ impl Image {
                 _ => None,
             });
             let synced = header.flags.contains(RecordFlags::DATA_SYNCED);
-            let pages: Vec<&[u8]> = if synced { Vec::new() } else { pages.collect() };
-            finish_record(&mut record, salt, pages.into_iter());
+            let pages = pages.filter(|_| !synced).map(|page| Seal::of(salt, page));
+            finish_record(&mut record, salt, pages);
             self.bytes[at..at + record.len()].copy_from_slice(&record);
         }
         // The superblocks know the seal of the record they folded.

@@ -57,6 +57,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// A thread that panicked with the lock did so between two steps, each of which leaves the room whole.
     pub(super) fn room(&self) -> MutexGuard<'_, Room> {
         lock_awake(&self.room)
     }

@@ -144,7 +144,7 @@ impl StorePages {
         }
     }
 
-    /// As [`StorePages::try_guard`], counted; or why there is none. One look says both: between two of them a load may end.
+    /// As [`StorePages::try_guard`], counted; or why there is none. One look says both: between two a load may end.
     fn try_guard_counted(
         &self,
         descriptor: Descriptor<'_>,
@@ -162,21 +162,20 @@ impl StorePages {
             let pins = &pool.meta(number).pins;
             pins.fetch_add(1, Ordering::SeqCst);
             light_fence();
-            match descriptor.read(generation.0) {
-                Seen::Frame(found) if found.same_frame(word) => {
-                    count_hit(thread::record(), self.hits);
-                    // SAFETY: as there, with the count for the slot.
-                    return Ok(unsafe { FrameGuard::counted(start_of(found), length_of(page.class()), pins) });
-                }
-                Seen::Frame(_) => drop(pins.fetch_sub(1, Ordering::Release)),
-                Seen::Newer => {
-                    pins.fetch_sub(1, Ordering::Release);
-                    return Err(Missing::Newer);
-                }
-                Seen::Absent => {
-                    pins.fetch_sub(1, Ordering::Release);
-                    return Err(Missing::Absent);
-                }
+            let seen = descriptor.read(generation.0);
+            if let Seen::Frame(found) = seen
+                && found.same_frame(word)
+            {
+                count_hit(thread::record(), self.hits);
+                // SAFETY: as there, with the count for the slot.
+                return Ok(unsafe { FrameGuard::counted(start_of(found), length_of(page.class()), pins) });
+            }
+            pins.fetch_sub(1, Ordering::Release);
+            match seen {
+                // It moved in between.
+                Seen::Frame(_) => {}
+                Seen::Newer => return Err(Missing::Newer),
+                Seen::Absent => return Err(Missing::Absent),
             }
         }
     }

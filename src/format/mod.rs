@@ -35,7 +35,7 @@ pub use pointer::{BlockPointer, PointerFlags, STORED_LIMIT};
 pub use record::{
     ENTRY_BYTES, Entry, RECORD_BLOCKS_LIMIT, RECORD_HEADER_BYTES, RecordFlags, RecordHeader, RecordIdentity,
     decode_body, decode_entries, decode_header, encode_entries, encode_record, finish_record, record_blocks,
-    seal_record, sealed_part, verify_checksum,
+    sealed_part, verify_checksum,
 };
 pub use superblock::{
     FEATURES_INCOMPATIBLE_KNOWN, FEATURES_READ_COMPATIBLE_KNOWN, FIRST_FREE_BLOCK, HEADER_LIMIT, SEGMENT_BLOCKS_LIMIT,

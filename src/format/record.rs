@@ -330,13 +330,9 @@ fn encode_body(target: &mut [u8], entries: &[Entry], blob: &[u8]) {
     rest[..blob.len()].copy_from_slice(blob);
 }
 
-/// Seals an encoded record: `pages` are the stored bytes that the seal covers, in the order of the entries.
-pub fn finish_record<'a>(record: &mut [u8], salt: u64, pages: impl Iterator<Item = &'a [u8]>) -> Seal {
-    seal_record(record, salt, pages.map(|page| Seal::of(salt, page)))
-}
-
-/// As [`finish_record`], with the seals of the stored bytes under the same salt.
-pub fn seal_record(record: &mut [u8], salt: u64, pages: impl Iterator<Item = Seal>) -> Seal {
+/// Seals an encoded record: `pages` are the seals, under the same salt, of the stored bytes that its seal covers, in the
+/// order of the entries.
+pub fn finish_record(record: &mut [u8], salt: u64, pages: impl Iterator<Item = Seal>) -> Seal {
     let sum = checksum(&record[COVERED..]);
     let mut hasher = SealHasher::new(salt);
     hasher.update(&record[COVERED..]);
@@ -476,7 +472,7 @@ mod tests {
         };
         let mut record = vec![0; 4096];
         encode_record(&mut record, &identity, &header, &entries, b"hello");
-        let seal = finish_record(&mut record, 99, [&[1u8; 4096][..]].into_iter());
+        let seal = finish_record(&mut record, 99, [Seal::of(99, &[1; 4096])].into_iter());
         let read = decode_header(&record, &identity).unwrap();
         assert_eq!(read, RecordHeader { seal, ..header });
         assert!(verify_checksum(&record));

@@ -230,27 +230,18 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
-    /// The turn is taken; another thread waits for it, and has it after `meanwhile`.
-    fn with_one_who_waits(meanwhile: impl FnOnce(&Turns)) {
+    #[test]
+    fn who_has_waited_for_long_is_not_passed() {
         let turns = Turns::default();
         turns.take(Kind::Serial, Patience::None).unwrap();
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
+            scope.spawn(|| {
                 turns.take(Kind::Serial, Patience::Endless).unwrap();
                 turns.give_back(Kind::Serial);
             });
             while turns.lock().waiting.is_empty() {
                 std::thread::yield_now();
             }
-            meanwhile(&turns);
-            waiter.join().unwrap();
-        });
-        assert!(turns.lock().waiting.is_empty() && !turns.lock().serial);
-    }
-
-    #[test]
-    fn who_has_waited_for_long_is_not_passed() {
-        with_one_who_waits(|turns| {
             std::thread::sleep(PATIENCE_LIMIT * 2);
             turns.give_back(Kind::Serial);
             // It was given to who waits, awake or not; when that one is done, it is free.
@@ -262,18 +253,6 @@ mod tests {
                 }
                 drop(state);
                 std::thread::yield_now();
-            }
-        });
-    }
-
-    #[test]
-    fn who_is_passed_again_and_again_has_its_turn_all_the_same() {
-        with_one_who_waits(|turns| {
-            turns.give_back(Kind::Serial);
-            while !turns.lock().waiting.is_empty() {
-                if turns.take(Kind::Serial, Patience::None).is_ok() {
-                    turns.give_back(Kind::Serial);
-                }
             }
         });
     }

@@ -8,7 +8,7 @@ use crate::disk::{AlignedBuffer, InFlight};
 use crate::error::{Error, Result};
 use crate::format::{
     Entry, RecordFlags, RecordHeader, RecordIdentity, SEGMENTS_LIMIT, Seal, SegmentReference, encode_record,
-    record_blocks, seal_record,
+    finish_record, record_blocks,
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, Extent, Generation};
 use crate::log::{Placement, Which};
@@ -208,7 +208,7 @@ impl Store {
             let (record, mut rest) = run.split_at_mut(record_bytes);
             record.fill(0);
             encode_record(record, &identity, &header, &draft.entries, &draft.blob);
-            let seal = seal_record(record, identity.salt, pages.sealed.iter().copied());
+            let seal = finish_record(record, identity.salt, pages.sealed.iter().copied());
             for unit in pages.behind {
                 let (target, after) = rest.split_at_mut(unit.len().next_multiple_of(BLOCK_LENGTH));
                 let (stored, padding) = target.split_at_mut(unit.len());

@@ -83,7 +83,7 @@ impl Store {
                 next += unit.blocks();
             }
             let salt = plan.placement.salt;
-            prepared.units.iter_mut().for_each(|unit| unit.sum_up(salt));
+            prepared.units.iter_mut().for_each(|unit| unit.sum_up(Some(salt)));
             for page in &prepared.pages {
                 draft.entries.push(prepared.entry(page, generation));
             }
@@ -100,7 +100,9 @@ impl Store {
         self.place_units(&mut prepared.units, taken)?;
         self.admit(changes, &prepared)?;
         let mut flights = Flights::default();
-        self.send_units(&mut prepared.units, &mut flights)?;
+        let to_come = prepared.units.iter().map(|unit| unit.to_write().len() as u64).sum();
+        let salt = self.salt_to_come().filter(|_| !self.come_first(to_come, &prepared.spilled));
+        self.send_units(&mut prepared.units, salt, &mut flights)?;
         // From here on the device is at work beside us.
         self.look_up(&mut prepared)?;
         for page in &prepared.pages {
@@ -121,7 +123,7 @@ impl Store {
                 draft.entries.extend(self.dead_chunks(page.page, &page.old)?);
             }
         }
-        self.send_units(&mut node_units, &mut flights)?;
+        self.send_units(&mut node_units, salt, &mut flights)?;
         let written = Sent { units: &prepared.units, nodes: &node_units, chunks: &chunk_updates, flights };
         let committed = self.commit_sent(draft, written, &prepared.spilled, generation, durability, taken)?;
         prepared.spilled.iter().try_for_each(|reserved| self.reservations.end(reserved))?;
@@ -144,8 +146,7 @@ impl Store {
             true => self.write_body(&draft.entries, taken)?,
             false => Vec::new(),
         };
-        // What was spilled is not among the bytes that the seal covers (E2).
-        if external || !spilled.is_empty() || stored_bytes > self.settings.unsynced_limit_bytes {
+        if external || self.come_first(stored_bytes, spilled) {
             // The record will say that its pages need no verification: they must be durable before it is written.
             self.staging.land_all(&self.medium, std::mem::take(&mut sent.flights))?;
             if !self.sabotaged_skip_sync() && !self.sabotaged_spill_unsynced() {
@@ -280,11 +281,26 @@ impl Store {
         self.space.release(rest)
     }
 
-    /// Sends units on their way to their extents, neighbours together, and sums them up.
-    pub(super) fn send_units(&mut self, units: &mut [Unit<'_>], flights: &mut Flights) -> Result<()> {
+    /// The salt that a record will have if it goes where a short one would go now.
+    pub(super) fn salt_to_come(&self) -> Option<u64> {
+        self.log.plan(1).map(|placement| placement.salt)
+    }
+
+    /// Whether so many bytes of pages, and those that were spilled, have to be durable before their record is written:
+    /// its seal does not cover them then (for what was spilled, E2).
+    fn come_first(&self, stored_bytes: u64, spilled: &[Reserved]) -> bool {
+        !spilled.is_empty() || stored_bytes > self.settings.unsynced_limit_bytes
+    }
+
+    /// Sends units on their way to their extents, neighbours together, and sums them up, for a record with this salt if its
+    /// seal is to cover them.
+    pub(super) fn send_units(
+        &mut self,
+        units: &mut [Unit<'_>],
+        salt: Option<u64>,
+        flights: &mut Flights,
+    ) -> Result<()> {
         self.unsynced_bytes += units.iter().map(|unit| unit.to_write().len() as u64).sum::<u64>();
-        // Mostly the record goes where it would go now.
-        let salt = self.log.plan(1).map_or(0, |placement| placement.salt);
         self.counters.page_writes += self.staging.send(&self.medium, units, salt, flights)?;
         Ok(())
     }

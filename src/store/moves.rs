@@ -124,7 +124,8 @@ impl Store {
         }
         self.return_rest(free, taken)?;
         let mut flights = Flights::default();
-        self.send_units(&mut units, &mut flights)?;
+        let salt = self.salt_to_come();
+        self.send_units(&mut units, salt, &mut flights)?;
         let entries: Vec<Entry> = moving
             .iter()
             .zip(&units)

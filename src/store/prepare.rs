@@ -159,10 +159,10 @@ impl<'a> Unit<'a> {
         Self { bytes: UnitBytes::Here(bytes.into()), address: Block(0), checksum, seal: None, codec: CodecId::RAW }
     }
 
-    /// Makes checksum and seal known, the latter under the salt that the record is to have.
-    pub(super) fn sum_up(&mut self, salt: u64) {
+    /// Makes the checksum known, and the seal, under the salt that the record is to have, if its seal is to cover it.
+    pub(super) fn sum_up(&mut self, salt: Option<u64>) {
         self.checksum = Some(self.checksum());
-        self.seal = Some((salt, self.seal(salt)));
+        self.seal = salt.map(|salt| (salt, self.seal(salt)));
     }
 
     /// What the seal of a record with this salt covers of it.

@@ -65,13 +65,13 @@ impl Staging {
         (Arc::clone(&self.run), result)
     }
 
-    /// Sends units to their extents, and sums them up as far as that was not done. Those that lie there already are left out.
-    /// Returns the number of contiguous runs.
+    /// Sends units to their extents, and sums them up as far as that was not done, for a record with this salt if its seal
+    /// is to cover them. Those that lie there already are left out. Returns the number of contiguous runs.
     pub(super) fn send(
         &mut self,
         medium: &Medium,
         units: &mut [Unit<'_>],
-        salt: u64,
+        salt: Option<u64>,
         flights: &mut Flights,
     ) -> Result<u64> {
         let blocks: u64 = units.iter().map(|unit| unit.to_write().len().div_ceil(BLOCK_LENGTH) as u64).sum();

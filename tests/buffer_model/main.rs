@@ -18,7 +18,7 @@ mod world;
 
 use loom::thread;
 use sync::Sabotage;
-use world::{World, check};
+use world::{Guard, World, check};
 
 #[test]
 fn a_page_is_loaded_while_it_is_evicted() {
@@ -161,14 +161,17 @@ fn a_guard_that_another_thread_drops_holds_until_then() {
     check(None, sent_guard);
 }
 
+/// The guard is read and dropped by a thread that is not its slot's.
+fn sent_to_another_thread(world: &World, guard: Guard) -> thread::JoinHandle<()> {
+    let world = world.clone();
+    thread::spawn(move || world.read_and_drop(guard, 1))
+}
+
 fn sent_guard() {
     let world = World::new();
     world.load(1);
     let guard = world.guard(1).unwrap();
-    let reader = {
-        let world = world.clone();
-        thread::spawn(move || world.read_and_drop(guard, 1))
-    };
+    let reader = sent_to_another_thread(&world, guard);
     world.evict();
     world.sift_and_scribble();
     reader.join().unwrap();
@@ -205,10 +208,7 @@ fn slot_cleared_elsewhere() {
     let world = World::new();
     world.load(1);
     let guard = world.guard(1).unwrap();
-    let reader = {
-        let world = world.clone();
-        thread::spawn(move || world.read_and_drop(guard, 1))
-    };
+    let reader = sent_to_another_thread(&world, guard);
     let owner = {
         let world = world.clone();
         thread::spawn(move || world.read_by_slot(2))

@@ -186,23 +186,30 @@ fn a_failed_load_fails_all_who_wait_and_the_next_one_works() {
 fn a_load_that_ends_while_its_page_is_looked_for_is_not_taken_for_a_newer_version() {
     const PAGES: u64 = 40_000;
     let (manager, source, pages) = with_pages(256 << 20, &[12], PAGES);
+    let _watchdog = Watchdog::new(&manager);
     let state = source.state();
     let looked = AtomicU64::new(0);
+    // Awake, to be in time; but the other may have to get a processor first.
+    let wait_for = |condition: &dyn Fn() -> bool| {
+        for look in 1u32.. {
+            match condition() {
+                true => return,
+                false if look % 1024 == 0 => std::thread::yield_now(),
+                false => std::hint::spin_loop(),
+            }
+        }
+    };
     std::thread::scope(|scope| {
         let (source, state, pages, looked) = (&source, &state, &pages, &looked);
         scope.spawn(move || {
             for index in 0..PAGES {
-                while looked.load(Ordering::Relaxed) < index {
-                    std::hint::spin_loop();
-                }
+                wait_for(&|| looked.load(Ordering::Relaxed) >= index);
                 check(page(12, index), Generation(1), &pages.page(state, page(12, index)).unwrap());
             }
         });
         // The other looks for each page about when its load ends: a little earlier, or a little later.
         for index in 0..PAGES {
-            while source.loads.load(Ordering::Relaxed) <= index {
-                std::hint::spin_loop();
-            }
+            wait_for(&|| source.loads.load(Ordering::Relaxed) > index);
             (0..index % 400).for_each(|step| _ = std::hint::black_box(step));
             check(page(12, index), Generation(1), &pages.page(state, page(12, index)).unwrap());
             looked.store(index + 1, Ordering::Relaxed);
