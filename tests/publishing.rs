@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use vellum::disk::{Disk, MemoryDisk};
+use vellum::disk::{Disk, MemoryDisk, SimulatedDisk};
 use vellum::format::{BlockPointer, EntryKind};
 use vellum::process::{NoReaders, PinTable, PublishedState, ReaderPin};
 use vellum::store::{
-    Changes, ChunkUpdate, Content, Durability, PageChange, PageReader, PageUpdate, Publication, PublishHook, Published,
-    SeededEntropy, Settings, Spilled, Store, VerifyLevel,
+    Changes, CheckpointJob, ChunkUpdate, Content, Durability, PageChange, PageReader, PageUpdate, Progress,
+    Publication, PublishHook, Published, SeededEntropy, Settings, Spilled, Store, VerifyLevel,
 };
 use vellum::{CodecId, Compression, Error, Generation, PageId, SizeClass};
 
@@ -217,6 +217,46 @@ fn what_giving_blocks_free_comes_upon_beside_a_commit_fails_the_next_one() {
 }
 
 /// Reserves space for a page and writes it there.
+/// A checkpoint that runs beside a commit, and whose first sync fails while the commit's record is on its way.
+#[derive(Debug)]
+struct FailingCheckpoint {
+    disk: Arc<SimulatedDisk>,
+    job: Mutex<Option<CheckpointJob>>,
+}
+
+impl PublishHook for FailingCheckpoint {
+    fn prepare(&self, _: &Publication<'_>) {
+        if let Some(mut job) = self.job.lock().unwrap().take() {
+            self.disk.fail_sync_at(1);
+            while let Ok(Progress::More) = job.write() {}
+        }
+    }
+
+    fn publish(&self, _: &Publication<'_>) {}
+}
+
+#[test]
+fn a_commit_whose_record_may_be_there_never_says_that_it_is_not() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let shared: Arc<dyn Disk> = Arc::clone(&disk) as _;
+    let settings = Settings { in_log_blocks: 0, ..Settings::default() };
+    let mut store = Store::create(shared, Arc::new(NoReaders), settings.clone(), Box::new(SeededEntropy(1))).unwrap();
+    let write = |store: &mut Store, index: u64| {
+        commit(store, vec![(page(12, index), PageChange::Whole(vec![7; 4096].into()))], Durability::Durable)
+    };
+    write(&mut store, 0).unwrap();
+    let job = Mutex::new(Some(store.checkpoint_begin().unwrap()));
+    store.set_publish_hook(Arc::new(FailingCheckpoint { disk: Arc::clone(&disk), job }));
+    let error = write(&mut store, 1).unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error}");
+    // From now on writing is refused before anything is written.
+    assert!(matches!(write(&mut store, 2), Err(Error::Poisoned { .. })));
+    drop(store);
+    let image = SimulatedDisk::from_image(&disk.image());
+    let (store, _) = Store::open(Arc::new(image), Arc::new(NoReaders), settings, Box::new(SeededEntropy(2))).unwrap();
+    assert_eq!((first_byte(&store, page(12, 1)), pointer(&store, page(12, 2)).is_null()), (7, true));
+}
+
 fn spill(store: &mut Store, byte: u8, length: usize) -> Spilled {
     let mut unit = [Content::from(vec![byte; length])];
     let reserved = store.reserve(&mut unit).unwrap();

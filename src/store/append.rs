@@ -238,14 +238,14 @@ impl Store {
             appending;
         let start = plan.placement.address;
         let bytes = &run[..run_blocks as usize * BLOCK_LENGTH];
-        let written = match writes {
+        match writes {
             Some(writes) => {
                 let landed = self.medium.land_vital(start, writes);
-                landed.and_then(|()| self.sync_record(bytes.len(), flights, durability))
+                let synced = landed.and_then(|()| self.sync_record(bytes.len(), flights, durability));
+                synced.map_err(|source| in_doubt(generation, source))?;
             }
-            None => self.make_durable(start, bytes, flights, durability),
-        };
-        written.map_err(|source| unknown(generation, source))?;
+            None => self.make_durable(start, bytes, flights, durability, generation)?,
+        }
 
         if let Some(fresh) = plan.fresh {
             self.log.announce(fresh);
@@ -262,22 +262,30 @@ impl Store {
 
     /// S2: nothing is acknowledged before this has returned. The record may be on the disk before its pages: then a
     /// power cut leaves a torn commit.
-    fn make_durable(&mut self, start: Block, run: &[u8], flights: Flights, durability: Durability) -> Result<()> {
+    fn make_durable(
+        &mut self,
+        start: Block,
+        run: &[u8],
+        flights: Flights,
+        durability: Durability,
+        generation: Generation,
+    ) -> Result<()> {
+        let unknown = |source| unknown(generation, source);
         let durable = durability == Durability::Durable && !self.sabotaged_skip_sync();
         if durable && self.sabotaged_acknowledge_before_sync() {
             self.counters.syncs += 1;
-            self.land_vital(flights)?;
-            self.medium.sync()?;
-            return self.medium.write_vital(start, run);
+            self.land_vital(flights).map_err(unknown)?;
+            self.medium.sync().map_err(unknown)?;
+            return self.medium.write_vital(start, run).map_err(unknown);
         }
         // A durable write covers its own bytes only: it will do if nothing else is unsynced (disk promise D3).
         if durable && (self.unsynced_bytes == 0 || self.sabotaged_durable_write_for_sync()) {
             self.counters.syncs += 1;
-            self.land_vital(flights)?;
-            return self.medium.write_vital_durably(start, run);
+            self.land_vital(flights).map_err(unknown)?;
+            return self.medium.write_vital_durably(start, run).map_err(unknown);
         }
-        self.medium.write_vital(start, run)?;
-        self.sync_record(run.len(), flights, durability)
+        self.medium.write_vital(start, run).map_err(unknown)?;
+        self.sync_record(run.len(), flights, durability).map_err(|source| in_doubt(generation, source))
     }
 
     /// S2, for a record of so many bytes that is written.
@@ -314,10 +322,15 @@ impl Store {
     }
 }
 
-/// The error of a commit whose record could not be written.
+/// The error of a commit whose record could not be written. If writing was refused, it is not there.
 fn unknown(generation: Generation, source: Error) -> Error {
     match source {
         Error::Poisoned { .. } => source,
-        source => Error::CommitUnknown { generation, source: Box::new(source) },
+        source => in_doubt(generation, source),
     }
+}
+
+/// The error of a commit whose record may be there: also if a sync is refused because of what failed beside it.
+fn in_doubt(generation: Generation, source: Error) -> Error {
+    Error::CommitUnknown { generation, source: Box::new(source) }
 }
