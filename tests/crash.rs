@@ -9,5 +9,7 @@ mod exhaustive;
 mod pager;
 #[path = "crash/random.rs"]
 mod random;
+#[path = "crash/reopened.rs"]
+mod reopened;
 #[path = "crash/sampled.rs"]
 mod sampled;

@@ -145,6 +145,13 @@ impl Medium {
         }
     }
 
+    /// Makes the file end at `end`, beyond its present end, without obtaining space.
+    pub(super) fn lengthen(&self, end: Block) -> Result<()> {
+        self.check()?;
+        let length = end.offset_bytes();
+        self.disk.set_length(length).map_err(|source| self.error("set length", Some(length), source))
+    }
+
     /// Writes zeros to blocks that nobody uses.
     pub(super) fn write_zeros(&self, from: Block, blocks: u64) -> Result<()> {
         // What the page cache gets in one piece it can keep in one, and a reader that maps the file finds it in one step.

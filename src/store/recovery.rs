@@ -100,6 +100,7 @@ impl Store {
         let folded = store.folded.generation;
         let mut report = RecoveryReport { folded, fell_back, cut: log.cut, ..RecoveryReport::default() };
         store.replay(log, &mut report)?;
+        store.restore_length()?;
         store.adopt_superblock(&superblocks, &mut report)?;
         store.append_opening_record(&mut report)?;
         report.bitmap_leaves_made_anew = store.bitmap_source.made_anew();
@@ -393,14 +394,35 @@ impl Store {
         Ok(cancelled)
     }
 
+    /// Gives the file back what it lost of its growth ([`Store::cover`]), before a superblock counts on it. The sync of the
+    /// opening record makes it durable.
+    fn restore_length(&mut self) -> Result<()> {
+        let (known, total) = (self.medium.length_bytes()? / BLOCK_BYTES, self.space.blocks_total());
+        if known >= total {
+            return Ok(());
+        }
+        match self.medium.grow(Block(known), total - known, self.settings.new_space) {
+            // A full disk must not keep the store from being opened. Whoever writes there then may find it full.
+            Err(error) if error.is_no_space() => self.medium.lengthen(Block(total)),
+            other => other,
+        }
+    }
+
     /// Writes both copies of the superblock again that this open stands on: one may be damaged, and both may lie in the
-    /// system's cache only. The bytes are the same, so a power cut in between harms neither.
+    /// system's cache only. Where the bytes are the same, a power cut in between harms neither; where replay has added a
+    /// feature (Z5), one copy is durable before the other, if that is the only good one, is touched.
     fn adopt_superblock(&mut self, superblocks: &Superblocks, report: &mut RecoveryReport) -> Result<()> {
         let mut block = AlignedBuffer::zeroed(BLOCK_LENGTH);
         block.copy_from_slice(&self.folded.encode());
-        for copy in slot_blocks(self.folded.checkpoint) {
-            report.copies_repaired += u32::from(superblocks.damaged.contains(&Block(copy)));
-            self.medium.write_vital(Block(copy), &block)?;
+        let is_as_it_was = superblocks.slots.contains(&self.folded);
+        let mut copies = slot_blocks(self.folded.checkpoint).map(Block);
+        copies.sort_by_key(|copy| !superblocks.damaged.contains(copy));
+        for copy in copies {
+            report.copies_repaired += u32::from(superblocks.damaged.contains(&copy));
+            self.medium.write_vital(copy, &block)?;
+            if !is_as_it_was {
+                self.medium.sync()?;
+            }
         }
         Ok(())
     }

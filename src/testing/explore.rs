@@ -310,6 +310,7 @@ fn recover_and_check(
         return Err(format!("{generation} was recovered, {acknowledged:?} was acknowledged"));
     }
     check_recovered(&store, generation, model)?;
+    check_length(disk.as_ref(), &mut store)?;
     if depth == Depth::Recover {
         check_space(&mut store)?;
         return Ok(None);
@@ -330,6 +331,15 @@ fn check_recovered(store: &Store, generation: Generation, model: &Model) -> std:
         Ok(None) => Ok(()),
         Ok(Some(difference)) => Err(format!("{generation}: {difference}")),
         Err(error) => Err(format!("{generation}: {error}")),
+    }
+}
+
+/// The next superblock will say how long the file is, and one that says more than there is cannot be opened.
+fn check_length(disk: &dyn Disk, store: &mut Store) -> std::result::Result<(), String> {
+    let blocks = disk.length().map_err(|error| error.to_string())? / BLOCK_BYTES;
+    match store.status().blocks_total {
+        total if total > blocks => Err(format!("{total} blocks are counted on, and the file has {blocks}")),
+        _ => Ok(()),
     }
 }
 
