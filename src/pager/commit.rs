@@ -71,7 +71,8 @@ impl Transaction {
 
     /// Gives the transaction its place in the order; its turn ends with that.
     fn sequence(self, durability: Durability) -> Result<Ticket> {
-        let Self { own, began, claim, ahead: _, turn } = self;
+        // What is named last is dropped first.
+        let Self { turn, ahead: _, claim, mut began, own } = self;
         let handle = Arc::clone(&turn.handle);
         let shared = &handle.shared;
         {
@@ -91,7 +92,7 @@ impl Transaction {
             let (_, _, returned) = private.into_parts();
             shared.indices.give_back(returned.into_iter());
             shared.head.end_unchanged(at, claim.as_ref())?;
-            return Ok(Ticket::new(handle, Standing::Nothing(name, began.pending.youngest(), durability)));
+            return Ok(Ticket::new(handle, Standing::Nothing(name, std::mem::take(&mut began.pending), durability)));
         }
         // What only savepoints have goes with them.
         let bytes = private.pages_bytes();

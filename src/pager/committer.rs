@@ -57,6 +57,12 @@ impl Committer {
         Ok(())
     }
 
+    /// Whether this is the thread.
+    pub(super) fn is_this_thread(&self) -> bool {
+        let state = self.lock();
+        state.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+    }
+
     /// Ends the thread; it is not started again. What it was told of before may not be done.
     pub(super) fn stop(&self) {
         let thread = {
@@ -65,8 +71,7 @@ impl Committer {
             self.told.notify_one();
             state.thread.take()
         };
-        // The hook of the events may have dropped the last handle on this very thread.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        if let Some(thread) = thread {
             // If it panicked, the core is marked broken.
             let _ = thread.join();
         }

@@ -120,14 +120,7 @@ impl Claim {
 
     /// Claims what the transaction is about to change (C1).
     pub(super) fn claim(&self, unit: Contended) -> Result<()> {
-        let mut shard = self.shared.claims.shard(unit);
-        if shard.entries.len() >= shard.prune_at {
-            // The head's lock comes before those of the shards.
-            drop(shard);
-            let oldest_open = self.shared.head.oldest_open();
-            shard = self.shared.claims.shard(unit);
-            shard.prune(oldest_open);
-        }
+        let mut shard = self.room_in_shard(unit);
         let before = match shard.entries.get(&unit) {
             Some(entry) if Arc::ptr_eq(&entry.owner, &self.owner) => return Ok(()),
             Some(entry) if entry.owner.0.load(Ordering::Acquire) == OPEN => {
@@ -139,6 +132,27 @@ impl Claim {
         };
         shard.entries.insert(unit, Entry { owner: Arc::clone(&self.owner), before });
         Ok(())
+    }
+
+    /// Notes what the transaction has made, which nobody else can: who has seen that it was not there has read it.
+    pub(super) fn appeared(&self, unit: Contended) {
+        let mut shard = self.room_in_shard(unit);
+        let before = shard.entries.get(&unit).map(Entry::last).unwrap_or_default();
+        shard.entries.insert(unit, Entry { owner: Arc::clone(&self.owner), before });
+    }
+
+    /// The unit's shard, in which what no open transaction needs to know is forgotten now and then.
+    fn room_in_shard(&self, unit: Contended) -> MutexGuard<'_, Shard> {
+        let shard = self.shared.claims.shard(unit);
+        if shard.entries.len() < shard.prune_at {
+            return shard;
+        }
+        // The head's lock comes before those of the shards.
+        drop(shard);
+        let oldest_open = self.shared.head.oldest_open();
+        let mut shard = self.shared.claims.shard(unit);
+        shard.prune(oldest_open);
+        shard
     }
 
     /// Notes what the transaction has read.

@@ -19,10 +19,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::encode::encode;
 use super::handle::{Handle, Shared};
 use super::head::Taken;
-use super::pending::{Member, Sequence, release_alone, release_published};
+use super::pending::{Member, Pending, Sequence, release_alone, release_published};
 use super::private::{Candidate, Together};
 use super::publish::Frames;
 use crate::error::{Error, Result};
+use crate::id::Generation;
 use crate::lock::lock_awake;
 use crate::store::{Committed, Durability, Pinned};
 
@@ -45,6 +46,8 @@ struct State {
     results: HashMap<Sequence, Result<Committed>>,
     /// The last record.
     last: Option<Committed>,
+    /// The thread that committed it panicked: at most this generation was made of it, and perhaps later ones.
+    unknown: Option<Generation>,
 }
 
 /// What became of a group.
@@ -101,10 +104,14 @@ impl Group {
         self.changed.notify_all();
     }
 
-    /// A member's fate, which it asks for once; `None` if the thread that committed the group panicked.
-    fn result(&self, sequence: Sequence) -> Option<Result<Committed>> {
+    /// A member's fate, which it asks for once.
+    fn result(&self, sequence: Sequence, shared: &Shared) -> Result<Committed> {
         let mut state = self.lock();
-        state.results.remove(&sequence).or(state.committed.map(Ok))
+        if let Some(result) = state.results.remove(&sequence).or(state.committed.map(Ok)) {
+            return result;
+        }
+        let source = Box::new(shared.poisoned("a thread panicked while it committed"));
+        Err(Error::CommitUnknown { generation: state.unknown.unwrap_or_default(), source })
     }
 
     /// The last record that was made of members of the group.
@@ -132,9 +139,9 @@ pub struct Ticket {
 pub(super) enum Standing {
     /// It waits in a group.
     Sequenced(Arc<Group>, Sequence),
-    /// There was nothing to commit. It began with this state, and on it what was pending up to this member; that may
-    /// have to become durable.
-    Nothing(Committed, Option<(Arc<Group>, Arc<Member>)>, Durability),
+    /// There was nothing to commit. It began with this state, and what was pending on it; that may have to become
+    /// durable.
+    Nothing(Committed, Pending, Durability),
 }
 
 impl Ticket {
@@ -160,12 +167,13 @@ impl Ticket {
         match self.standing {
             Standing::Sequenced(group, sequence) => {
                 shared.wait_for(&group);
-                group.result(sequence).unwrap_or_else(|| Err(shared.poisoned("a thread panicked while it committed")))
+                group.result(sequence, shared)
             }
             Standing::Nothing(mut committed, pending, durability) => {
-                if let Some((group, member)) = pending {
-                    shared.wait_for(&group);
-                    if member.has_failed() {
+                if let Some(group) = pending.youngest_group() {
+                    // Those before it are done then, too.
+                    shared.wait_for(group);
+                    if pending.has_failed() {
                         return Err(shared.head.predecessor_failed());
                     }
                     committed = group.last().unwrap_or(committed);
@@ -184,9 +192,13 @@ impl Ticket {
     /// # Errors
     /// As [`Ticket::wait`], inside of the outer `Ok`.
     pub fn try_wait(self) -> std::result::Result<Result<Committed>, Self> {
-        match &self.standing {
-            Standing::Sequenced(group, _) if !group.is_done() => Err(self),
-            _ => Ok(self.wait()),
+        let group = match &self.standing {
+            Standing::Sequenced(group, _) => Some(group),
+            Standing::Nothing(_, pending, _) => pending.youngest_group(),
+        };
+        match group.is_some_and(|group| !group.is_done()) {
+            true => Err(self),
+            false => Ok(self.wait()),
         }
     }
 }
@@ -202,6 +214,8 @@ struct Leading<'a> {
     shared: &'a Shared,
     /// The group that is being committed.
     taken: Option<Arc<Group>>,
+    /// What its commit would make, if it were one.
+    generation: Generation,
 }
 
 impl Drop for Leading<'_> {
@@ -209,22 +223,23 @@ impl Drop for Leading<'_> {
         // A panic, which is a bug of ours or of the hook for events: nobody is left waiting for ever.
         if let Some(group) = self.taken.take() {
             self.shared.private_bytes.fetch_sub(self.shared.head.remove_oldest(), Ordering::Relaxed);
-            group.abandon(self.shared);
+            group.abandon(self.shared, self.generation);
         }
-        if let Some(next) = self.shared.head.resign() {
-            next.ask_to_lead();
-            if next.unattended.load(Ordering::Acquire) {
-                self.shared.committer.wake();
-            }
+        // Perhaps nobody waits for the next one: who waits for any leads, and does those before it first.
+        let left = self.shared.head.resign();
+        left.iter().for_each(|group| group.ask_to_lead());
+        if left.iter().any(|group| group.unattended.load(Ordering::Acquire)) {
+            self.shared.committer.wake();
         }
     }
 }
 
 impl Group {
     /// The thread that committed the group panicked.
-    fn abandon(&self, shared: &Shared) {
+    fn abandon(&self, shared: &Shared, generation: Generation) {
         let mut state = self.lock();
         state.done = true;
+        state.unknown = Some(generation);
         drop(state);
         shared.lock_anyway().broken.get_or_insert("a thread panicked while it committed");
         self.changed.notify_all();
@@ -260,8 +275,9 @@ impl Shared {
 
     /// Commits groups, oldest first, until `own` is done, or with `None` until none is left. The caller is the leader.
     pub(super) fn lead(&self, own: Option<&Arc<Group>>) {
-        let mut leading = Leading { shared: self, taken: None };
+        let mut leading = Leading { shared: self, taken: None, generation: Generation(0) };
         while let Some(taken) = self.head.take() {
+            leading.generation = Generation(self.published.pin().generation.0 + 1);
             let group = Arc::clone(&taken.group);
             leading.taken = Some(Arc::clone(&group));
             let mut fate = self.commit_group(&taken);

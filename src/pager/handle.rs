@@ -234,7 +234,14 @@ impl Handle {
     /// Commits what is pending, ends the threads, makes a checkpoint, and gives the file's lock back. The second time it
     /// does nothing.
     pub(super) fn shut(&self) -> Result<()> {
-        let shared = &self.shared;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.shut(thread)
+    }
+}
+
+impl Shared {
+    fn shut(&self, thread: Option<JoinHandle<()>>) -> Result<()> {
+        let shared = self;
         if !shared.is_closed() {
             shared.flush();
         }
@@ -249,7 +256,8 @@ impl Handle {
         }
         shared.turns.end();
         shared.hurry.store(true, Ordering::Relaxed);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Nodes of old states are written without the core: not any more, once this was free.
+        drop(self.shelf.when_idle());
         // The hook of the events may have dropped the last handle on the background thread itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
             // It does not panic; if it did, `broken` tells.
@@ -257,11 +265,15 @@ impl Handle {
         }
         let core = shared.lock_anyway();
         let (mut core, result) = match core.broken {
+            // A checkpoint may still be running: the lock goes with the last who holds this.
             Some(reason) => (core, Err(shared.poisoned(reason))),
-            None => shared.checkpoint(core, Pace::Full),
+            None => {
+                let (mut core, result) = shared.checkpoint(core, Pace::Full);
+                core.file_lock = None;
+                (core, result)
+            }
         };
         core.ended = true;
-        core.file_lock = None;
         match shared.settle(core, result) {
             // Everything is in the log, and durable: the next open replays it.
             Err(error) if error.is_no_space() => Ok(()),
@@ -273,6 +285,15 @@ impl Handle {
 impl Drop for Handle {
     /// Does its best; who wants to know calls `close`.
     fn drop(&mut self) {
-        let _ = self.shut();
+        if !self.shared.committer.is_this_thread() {
+            let _ = self.shut();
+            return;
+        }
+        // The hook of the events has dropped the last handle on the thread for commits, which cannot wait for what it is
+        // to do itself. If no other thread can be had, everything durable is replayed by the next open.
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let shared = Arc::clone(&self.shared);
+        let closing = std::thread::Builder::new().name("vellum-close".into());
+        let _ = closing.spawn(move || shared.shut(thread));
     }
 }

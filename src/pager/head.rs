@@ -217,11 +217,11 @@ impl Head {
         bytes
     }
 
-    /// The leader leads no more; the group that waits next, if any.
-    pub(super) fn resign(&self) -> Option<Arc<Group>> {
+    /// The leader leads no more; the groups that are left, oldest first.
+    pub(super) fn resign(&self) -> Vec<Arc<Group>> {
         let mut inner = self.lock();
         inner.leader = Leader::Nobody;
-        inner.layers.front().map(|layer| Arc::clone(&layer.group))
+        inner.layers.iter().map(|layer| Arc::clone(&layer.group)).collect()
     }
 
     /// A member failed: it is not seen any more, nor is any that was built on it (H3).

@@ -80,6 +80,7 @@ mod turn;
 mod view;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -251,7 +252,8 @@ impl Pager {
     }
 
     /// Reads everything that can be reached, and says what is wrong. Waits for the turn to write, and keeps it;
-    /// `progress` hears how many bytes of pages have been read.
+    /// `progress` hears how many bytes of pages have been read. It must not use the pager, whose store is held meanwhile;
+    /// if it panics, it is called no more, and the panic goes on when the store is given back.
     ///
     /// # Errors
     /// Only what keeps it from going on at all: findings are in the report. `Closed`.
@@ -261,8 +263,14 @@ impl Pager {
         shared.flush();
         let mut core = shared.without_checkpoint(shared.lock()?);
         shared.check(&core)?;
-        let result = core.store.verify(level, progress);
-        shared.settle(core, result)
+        let mut panicked = None;
+        let result = core.store.verify(level, &mut |bytes| {
+            if panicked.is_none() {
+                panicked = catch_unwind(AssertUnwindSafe(|| progress(bytes))).err();
+            }
+        });
+        let result = shared.settle(core, result);
+        panicked.map_or(result, |panic| resume_unwind(panic))
     }
 
     /// Where the pager stands, and what it has done. It may wait for a commit's input and output.
@@ -312,10 +320,14 @@ impl Pager {
     /// **Durability**: everything committed is durable once this returned without an error, deferred commits included.
     ///
     /// # Errors
-    /// `Busy` if a transaction is open: then nothing happened. `Closed` if it was closed before. Other errors are those
+    /// `Busy` if a transaction is open, and on the pager's own thread for commits (in the hook of the events), which cannot
+    /// wait for itself: then nothing happened. `Closed` if it was closed before. Other errors are those
     /// of the last sync and checkpoint; the store is closed all the same. That there is no space for a checkpoint is no
     /// error.
     pub fn close(self) -> Result<()> {
+        if self.handle.shared.committer.is_this_thread() {
+            return Err(crate::error::Error::Busy);
+        }
         let turn = Turn::take(&self.handle, Kind::Serial, Patience::None)?;
         let result = self.handle.shut();
         drop(turn);

@@ -1,6 +1,7 @@
 //! What a pager is told when it creates or opens a store.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::encode::Policy;
@@ -65,7 +66,8 @@ pub(super) struct Hook(Option<Arc<Listener>>);
 impl Hook {
     pub(super) fn tell(&self, event: &Event) {
         if let Some(hook) = &self.0 {
-            hook(event);
+            // A panic of the caller's is no reason to leave a commit, or the background's work, half done.
+            let _ = catch_unwind(AssertUnwindSafe(|| hook(event)));
         }
     }
 }
@@ -264,7 +266,8 @@ impl Options {
     }
 
     /// What is to hear of events. It is called on the thread that an event happens on, with no lock of the pager held;
-    /// but other commits wait for it: it may read and ask for statistics, and must not wait for a commit.
+    /// but other commits wait for it: it may read and ask for statistics, and must not wait for a commit. A panic in it is
+    /// printed like any other, and goes no further.
     pub fn events(mut self, hook: Arc<Listener>) -> Self {
         self.hook = Hook(Some(hook));
         self

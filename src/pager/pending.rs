@@ -189,9 +189,14 @@ impl Pending {
         Self { tops, youngest_group, began }
     }
 
-    /// The youngest member that is seen, with its group.
-    pub(super) fn youngest(&self) -> Option<(Arc<Group>, Arc<Member>)> {
-        Some((Arc::clone(self.youngest_group.as_ref()?), Arc::clone(self.tops.first()?)))
+    /// The group of the youngest member.
+    pub(super) fn youngest_group(&self) -> Option<&Arc<Group>> {
+        self.youngest_group.as_ref()
+    }
+
+    /// Whether any member that is seen has failed since.
+    pub(super) fn has_failed(&self) -> bool {
+        self.members().any(Member::has_failed)
     }
 
     /// The members seen, youngest first.

@@ -91,9 +91,6 @@ impl Pins {
         expiring: Option<&Arc<Expiring>>,
     ) -> Registered {
         let (thread, since) = (std::thread::current(), Instant::now());
-        if let Some(expiring) = expiring {
-            self.next_deadline.fetch_min(self.nanoseconds(expiring.deadline), Ordering::AcqRel);
-        }
         let entry = Entry { kind, generation, thread, since, expiring: expiring.map(Arc::downgrade) };
         let mut entries = self.lock();
         let slot = match entries.free.pop() {
@@ -106,6 +103,11 @@ impl Pins {
                 entries.slots.len() - 1
             }
         };
+        drop(entries);
+        // Who looks for deadlines takes note of this one, or finds the entry.
+        if let Some(expiring) = expiring {
+            self.next_deadline.fetch_min(self.nanoseconds(expiring.deadline), Ordering::AcqRel);
+        }
         Registered { pins: Arc::clone(self), slot }
     }
 

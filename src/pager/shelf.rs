@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::handle::Shared;
 use super::memory::lock;
@@ -74,6 +74,13 @@ impl Home for Written {
     /// What only old states read is not to push out what all read.
     fn is_real(&self) -> bool {
         false
+    }
+}
+
+impl Shelf {
+    /// Nobody puts anything elsewhere as long as this is held.
+    pub(super) fn when_idle(&self) -> MutexGuard<'_, ()> {
+        lock(&self.busy)
     }
 }
 

@@ -120,6 +120,9 @@ impl Transaction {
             Some(page) => page,
             None => self.shared().indices.take(self.shared(), &self.began.base, &self.began.pending, class)?,
         };
+        if let Some(claim) = &self.claim {
+            claim.appeared(Contended::Page(page));
+        }
         let zero = PrivatePage::new(Origin::New, Content::Zero);
         self.own.inner.borrow_mut().private.set(page, Some(zero));
         Ok(page)
@@ -206,11 +209,16 @@ impl Transaction {
         let whole = bytes.len() as u64 == page.class().page_bytes();
         let is_own = self.own.inner.borrow().private.get(page).is_some();
         if (is_own || !whole) && self.shared().check_budget(page).is_ok() {
-            let mut guard = if whole { self.open_zeroed(page)? } else { self.open_page(page)? };
-            if !bytes.is_empty() {
-                guard[offset..offset + bytes.len()].copy_from_slice(bytes);
+            match if whole { self.open_zeroed(page) } else { self.open_page(page) } {
+                Ok(mut guard) if !bytes.is_empty() => {
+                    guard[offset..offset + bytes.len()].copy_from_slice(bytes);
+                    return Ok(());
+                }
+                Ok(_) => return Ok(()),
+                // There is a way beside the budget.
+                Err(Error::BudgetTooSmall { .. } | Error::BudgetExhausted { .. }) => {}
+                Err(error) => return Err(error),
             }
-            return Ok(());
         }
         let (origin, changed) = if whole {
             // What is known of the page comes to be at hand while its bytes are copied.

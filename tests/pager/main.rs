@@ -5,6 +5,7 @@
 
 mod ahead;
 mod background;
+mod closing;
 mod compression;
 mod concurrent;
 mod group;
