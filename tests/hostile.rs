@@ -3,17 +3,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use vellum::disk::{Disk, Image, MemoryDisk};
 use vellum::format::{
-    BlockPointer, CodecId, Entry, EntryKind, PointerFlags, RecordFlags, RecordHeader, RecordIdentity,
-    SUPERBLOCK_BLOCKS, Seal, SealHasher, SegmentReference, Superblock, checksum, encode_entries, encode_record,
-    finish_record, record_blocks, slot_blocks,
+    BlockPointer, CodecId, Entry, EntryKind, Node, NodeIdentity, NodeKind, NodeSummary, PointerFlags, RecordFlags,
+    RecordHeader, RecordIdentity, SUPERBLOCK_BLOCKS, Seal, SealHasher, SegmentReference, Superblock, TreeRoot,
+    checksum, encode_entries, encode_record, finish_record, height_of, record_blocks, slot_blocks,
 };
 use vellum::process::NoReaders;
-use vellum::store::{Changes, Durability, PageChange, SeededEntropy, Store, VerifyLevel};
+use vellum::store::{Changes, Durability, FollowLimit, Follower, PageChange, SeededEntropy, Store, VerifyLevel};
 use vellum::testing::{History, Step, tiny};
-use vellum::{Block, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass, Structure};
+use vellum::{
+    Block, CheckpointNumber, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass, StoreId, Structure,
+};
 
 /// A closed store with a snapshot and dead extents.
 fn image() -> Image {
@@ -130,6 +134,125 @@ fn lengths_that_trees_cannot_have_are_found_out() {
         let report = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap();
         assert!(!report.findings.is_empty());
     }
+}
+
+/// The root of a tree of 2^48 positions, of as many nodes as it has levels. Each is one for position 0, and has the same
+/// child 168 times; those of level 0 lead to `entry`. The nodes lie behind each other at the end of the file.
+fn endless_tree(
+    image: &Image,
+    store: StoreId,
+    kind: NodeKind,
+    class: u8,
+    entry: BlockPointer,
+    at: u64,
+) -> (Image, TreeRoot) {
+    let (mut image, length) = (image.clone(), PageId::INDEX_LIMIT);
+    let mut below = entry;
+    for level in 0..height_of(length) {
+        let mut node = Node::empty();
+        node.entries_mut().fill(below);
+        let identity = NodeIdentity { store, kind, class, owner: 0, level, position: 0 };
+        let summary = NodeSummary { birth: below.birth, checkpoint: CheckpointNumber(1), free_entries: 0 };
+        let bytes = node.encode(&identity, summary);
+        let address = at + u64::from(level);
+        image = image.with_bytes_at(address * 4096, &bytes).unwrap();
+        below = BlockPointer { checksum: checksum(&bytes), birth: below.birth, ..pointer(address, 1) };
+    }
+    (image, TreeRoot { pointer: below, length })
+}
+
+/// What `work` returns, which must be soon.
+fn at_once<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || drop(sender.send(work())));
+    receiver.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|_| panic!("{what}: no end of it in 30 s"))
+}
+
+/// An image whose newest superblock is changed; the other slot is whole.
+fn with_newest(image: &Image, superblock: &Superblock) -> Image {
+    slot_blocks(superblock.checkpoint)
+        .into_iter()
+        .fold(image.clone(), |image, block| image.with_bytes_at(block * 4096, &superblock.encode()).unwrap())
+}
+
+/// Seven nodes that stand for 168^7: what was looked for is compared though the node is in memory already.
+#[test]
+fn a_node_that_stands_for_many_positions_is_met_once() {
+    let image = image();
+    let good = superblock(&image);
+    let at = good.blocks_total - 20;
+    let hostile = |kind, entry: BlockPointer| {
+        let (image, root) = endless_tree(&image, good.store, kind, 0, entry, at);
+        let mut superblock = good.clone();
+        match kind {
+            NodeKind::Bitmap => superblock.bitmap = root,
+            NodeKind::Catalogue => superblock.catalogue = root,
+            _ => (superblock.deferred, superblock.deferred_entries) = (root, 0),
+        }
+        (with_newest(&image, &superblock), with_superblock(&image, &superblock))
+    };
+    let leaf = BlockPointer { birth: Generation(1), ..pointer(at + 10, 1) };
+    let nothing = BlockPointer::default();
+    for (kind, entry) in [
+        (NodeKind::Bitmap, leaf),
+        (NodeKind::Bitmap, nothing),
+        (NodeKind::Deferred, leaf),
+        (NodeKind::Deferred, nothing),
+        (NodeKind::Catalogue, nothing),
+    ] {
+        let (beside_a_good_one, alone) = hostile(kind, entry);
+        let opened = at_once("beside a good slot", move || open(&beside_a_good_one).map(drop));
+        assert!(opened.is_ok(), "the other slot serves: {kind:?}, {opened:?}");
+        let opened = at_once("alone", {
+            let alone = alone.clone();
+            move || open(&alone).map(drop)
+        });
+        assert!(matches!(opened, Err(Error::Corrupt(_))), "{kind:?}: {opened:?}");
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::from_bytes(&alone.to_bytes()));
+        let followed = at_once("followed", move || {
+            let follower = Follower::open(disk, 0, 1000, FollowLimit::Durable(None))?;
+            follower.map_or(Ok(0), |follower| follower.bytes_held(&[]))
+        });
+        // A follower has no use for the bitmap.
+        assert!(kind == NodeKind::Bitmap || matches!(followed, Err(Error::Corrupt(_))), "{kind:?}: {followed:?}");
+    }
+}
+
+#[test]
+fn a_map_that_never_ends_is_checked_and_listed_at_once() {
+    let image = image();
+    let good = superblock(&image);
+    let zero = BlockPointer::zero(Generation(1));
+    let shared = BlockPointer { birth: Generation(1), ..pointer(good.blocks_total - 4, 1) };
+    for entry in [zero, shared, BlockPointer::default()] {
+        let (image, root) = endless_tree(&image, good.store, NodeKind::Map, 12, entry, good.blocks_total - 20);
+        let mut superblock = good.clone();
+        superblock.maps[0] = root;
+        let image = with_superblock(&image, &superblock);
+        let (findings, next) = at_once("a map", move || {
+            let mut store = open(&image).unwrap();
+            let findings = store.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings;
+            (findings, store.state().maps.get()[0].next(store.nodes(), 168))
+        });
+        assert!(findings.iter().any(|finding| finding.message.contains("node position")), "{findings:?}");
+        assert!(matches!(next, Err(Error::Corrupt(_))), "{next:?}");
+    }
+}
+
+#[test]
+fn trees_longer_than_what_they_are_of_are_told_of() {
+    let image = image();
+    let good = superblock(&image);
+    let told = |superblock: &Superblock| match open(&with_superblock(&image, superblock)) {
+        Err(Error::Corrupt(corruption)) => corruption.fault,
+        other => panic!("{:?}", other.map(|store| store.state().generation)),
+    };
+    let mut superblock = good.clone();
+    superblock.bitmap.length = good.blocks_total.div_ceil(32768) + 1;
+    assert!(matches!(told(&superblock), Fault::Field { field: "leaves of the bitmap", .. }));
+    let mut superblock = good.clone();
+    superblock.deferred.length = good.deferred_entries.div_ceil(102) + 1;
+    assert!(matches!(told(&superblock), Fault::Field { field: "blocks of the deferred list", .. }));
 }
 
 fn pointer(address: u64, blocks: u32) -> BlockPointer {

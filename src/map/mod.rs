@@ -9,7 +9,7 @@
 //! - **M2** Changing a tree reads nothing: a changed node is its place on disk (its *base*) and the slots that differ.
 //!   So replaying a log costs in proportion to the log, whatever the store's size.
 //! - **M3** A node is believed only if its checksum is the one its parent holds and its header names the place where
-//!   it was looked for.
+//!   it was looked for, also when it is in memory already: so a walk meets each block of the file once at most.
 //! - **M4** A node's birth is the youngest birth below it; so equal births at one position in one line of history
 //!   mean equal content, and [`diff`] skips such subtrees. Moves change addresses, not births.
 //!

@@ -25,8 +25,15 @@ pub struct Nodes {
 /// forgotten and the younger takes its place. Second chance without a list.
 #[derive(Debug, Default)]
 struct Shard {
-    young: HashMap<BlockPointer, Arc<Node>, BuildHasherDefault<PointerHasher>>,
-    old: HashMap<BlockPointer, Arc<Node>, BuildHasherDefault<PointerHasher>>,
+    young: HashMap<BlockPointer, Kept, BuildHasherDefault<PointerHasher>>,
+    old: HashMap<BlockPointer, Kept, BuildHasherDefault<PointerHasher>>,
+}
+
+/// A node, and which one it is. A pointer alone does not say: a file made to harm has it in many places.
+#[derive(Clone, Debug)]
+struct Kept {
+    identity: NodeIdentity,
+    node: Arc<Node>,
 }
 
 impl Nodes {
@@ -56,7 +63,7 @@ impl Nodes {
     /// `Io` if it cannot be read, `Corrupt` if it is not that node.
     pub fn node(&self, pointer: &BlockPointer, identity: &NodeIdentity) -> Result<Arc<Node>> {
         let shard = &self.shards[pointer.address.0 as usize % SHARDS];
-        if let Some(node) = lock(shard).find(pointer) {
+        if let Some(node) = lock(shard).find(pointer, identity) {
             return Ok(node);
         }
         let bytes = self.read_block(pointer, structure_of(identity.kind), PageId::from_u64(identity.owner))?;
@@ -68,14 +75,14 @@ impl Nodes {
                 }
             })
             .map_err(|fault| self.corrupt(pointer, structure_of(identity.kind), fault))?;
-        lock(shard).keep(*pointer, Arc::clone(&node), self.shard_limit);
+        lock(shard).keep(*pointer, Kept { identity: *identity, node: Arc::clone(&node) }, self.shard_limit);
         Ok(node)
     }
 
     /// Keeps a node that is being written, so that it need not be read.
-    pub(super) fn remember(&self, pointer: BlockPointer, node: Node) {
+    pub(super) fn remember(&self, pointer: BlockPointer, identity: &NodeIdentity, node: Node) {
         let shard = &self.shards[pointer.address.0 as usize % SHARDS];
-        lock(shard).keep(pointer, Arc::new(node), self.shard_limit);
+        lock(shard).keep(pointer, Kept { identity: *identity, node: Arc::new(node) }, self.shard_limit);
     }
 
     /// The block that `pointer` leads to, checked against the pointer's checksum.
@@ -126,20 +133,28 @@ impl Nodes {
 }
 
 impl Shard {
-    fn find(&mut self, pointer: &BlockPointer) -> Option<Arc<Node>> {
-        if let Some(node) = self.young.get(pointer) {
-            return Some(Arc::clone(node));
+    /// The node, if it is kept and is the one looked for; reading it says what is wrong if it is another.
+    fn find(&mut self, pointer: &BlockPointer, identity: &NodeIdentity) -> Option<Arc<Node>> {
+        if let Some(kept) = self.young.get(pointer) {
+            return kept.if_it_is(identity);
         }
-        let node = self.old.remove(pointer)?;
-        self.young.insert(*pointer, Arc::clone(&node));
-        Some(node)
+        let kept = self.old.remove(pointer)?;
+        let node = kept.if_it_is(identity);
+        self.young.insert(*pointer, kept);
+        node
     }
 
-    fn keep(&mut self, pointer: BlockPointer, node: Arc<Node>, limit: usize) {
+    fn keep(&mut self, pointer: BlockPointer, kept: Kept, limit: usize) {
         if self.young.len() >= limit {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(pointer, node);
+        self.young.insert(pointer, kept);
+    }
+}
+
+impl Kept {
+    fn if_it_is(&self, identity: &NodeIdentity) -> Option<Arc<Node>> {
+        (self.identity == *identity).then(|| Arc::clone(&self.node))
     }
 }
 
@@ -181,5 +196,55 @@ impl Hasher for PointerHasher {
 
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0.rotate_left(26) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::format::{NodeSummary, PointerFlags};
+    use crate::id::{Block, CheckpointNumber, Generation};
+
+    /// Whether it was read, or written by this process and remembered.
+    #[test]
+    fn a_node_in_memory_is_believed_only_to_be_what_it_is() {
+        let disk = Arc::new(MemoryDisk::new());
+        let store = StoreId([1; 16]);
+        let identity = NodeIdentity { store, kind: NodeKind::Map, class: 12, owner: 0, level: 1, position: 168 * 168 };
+        let mut node = Node::empty();
+        let summary = NodeSummary { birth: Generation(0), checkpoint: CheckpointNumber(1), free_entries: 0 };
+        node.set_summary(summary);
+        let bytes = node.encode(&identity, summary);
+        let pointer = BlockPointer {
+            address: Block(30),
+            codec: CodecId::RAW,
+            flags: PointerFlags::default(),
+            stored_length: BLOCK_LENGTH as u32,
+            checksum: checksum(&bytes),
+            birth: Generation(0),
+        };
+        disk.write_at(pointer.address.offset_bytes(), &bytes).unwrap();
+        for remembered in [false, true] {
+            let nodes = Nodes::new(Arc::clone(&disk) as _, store, 64);
+            if remembered {
+                nodes.remember(pointer, &identity, node.clone());
+            }
+            let first = nodes.node(&pointer, &identity).unwrap();
+            for wrong in [
+                NodeIdentity { kind: NodeKind::Chunk, ..identity },
+                NodeIdentity { class: 13, ..identity },
+                NodeIdentity { owner: 1, ..identity },
+                NodeIdentity { level: 0, ..identity },
+                NodeIdentity { position: 0, ..identity },
+                NodeIdentity { position: 2 * 168 * 168, ..identity },
+            ] {
+                let unread = Nodes::new(Arc::clone(&disk) as _, store, 64).node(&pointer, &wrong).unwrap_err();
+                let found = nodes.node(&pointer, &wrong).map(drop).unwrap_err();
+                assert!(matches!(found, Error::Corrupt(_)), "{wrong:?}: {found}");
+                assert_eq!(found.to_string(), unread.to_string());
+            }
+            assert!(Arc::ptr_eq(&first, &nodes.node(&pointer, &identity).unwrap()), "it stays in memory");
+        }
     }
 }

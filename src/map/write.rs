@@ -173,7 +173,7 @@ impl<'a> TreeWriter<'a> {
         if self.home.is_real() {
             // Whoever reads the new tree next finds its nodes in memory.
             node.set_summary(summary);
-            self.nodes.remember(pointer, node);
+            self.nodes.remember(pointer, identity, node);
         }
         Ok(Outcome { pointer, free })
     }

@@ -2,7 +2,7 @@
 //!
 //! - **O1** A block that cannot be read is an error, but for the copies of the superblocks, which are four.
 //! - **O2** Nothing is believed that is not checked: a list has as many entries as the superblock says, and all of them
-//!   lie in the file.
+//!   lie in the file; a tree is no longer than what it is of.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
@@ -18,6 +18,7 @@ use crate::format::{
 };
 use crate::id::{BLOCK_BYTES, BLOCK_LENGTH, Block, SizeClass};
 use crate::map::{Nodes, Shape, Tree};
+use crate::space::LEAF_BLOCKS;
 
 /// The superblocks of a file: the best copy of each slot, newest first, and the copies that are no good.
 pub(super) struct Superblocks {
@@ -133,6 +134,8 @@ pub(super) fn load(nodes: &Arc<Nodes>, superblock: &Superblock) -> Result<Loaded
         let offset = superblock.blocks_total * BLOCK_BYTES;
         return Err(Corruption { path, structure: Structure::File, page: None, offset, fault }.into());
     }
+    let leaves = superblock.blocks_total.div_ceil(LEAF_BLOCKS.into());
+    check_length(nodes, superblock, "leaves of the bitmap", leaves, superblock.bitmap)?;
     let tree = |kind, root| Tree::from_root(Shape::of(kind), root);
     let on_disk = load_catalogue(nodes, superblock)?;
     Ok(Loaded {
@@ -145,6 +148,22 @@ pub(super) fn load(nodes: &Arc<Nodes>, superblock: &Superblock) -> Result<Loaded
         deferred_tree: tree(NodeKind::Deferred, superblock.deferred),
         replayed: load_deferred(nodes, superblock)?,
     })
+}
+
+/// Whether a tree is no longer than what the superblock says of it allows: a walk of it ends where there is nothing more
+/// that it could tell.
+fn check_length(
+    nodes: &Nodes,
+    superblock: &Superblock,
+    field: &'static str,
+    expected: u64,
+    root: TreeRoot,
+) -> Result<()> {
+    if root.length <= expected {
+        return Ok(());
+    }
+    let [copy, _] = slot_blocks(superblock.checkpoint);
+    Err(damaged(nodes, Structure::Superblock, Block(copy), Fault::Field { field, expected, found: root.length }))
 }
 
 /// The entries of the catalogue that a superblock leads to, by id.
@@ -175,6 +194,8 @@ pub(super) fn load_catalogue(nodes: &Nodes, superblock: &Superblock) -> Result<B
 /// # Errors
 /// `Corrupt`, `Io`.
 pub(super) fn load_deferred(nodes: &Nodes, superblock: &Superblock) -> Result<Replayed> {
+    let blocks = superblock.deferred_entries.div_ceil(DEFERRED_PER_BLOCK as u64);
+    check_length(nodes, superblock, "blocks of the deferred list", blocks, superblock.deferred)?;
     let deferred_tree = Tree::from_root(Shape::of(NodeKind::Deferred), superblock.deferred);
     let mut replayed = Replayed::default();
     let mut left = superblock.deferred_entries;
