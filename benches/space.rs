@@ -165,7 +165,8 @@ fn one_run_among_many() -> Result<()> {
     let free = LEAVES * 8192 + 128 * 6;
     let leaves = vec![LeafState::Stored; LEAVES as usize];
     let total = LEAVES * u64::from(LEAF_BLOCKS);
-    let mut space = Space::from_persisted(total, SEGMENT_BLOCKS, Box::new(FirstFit), leaves, Arc::new(Synthetic), free);
+    let mut space =
+        Space::from_persisted(total, SEGMENT_BLOCKS, Box::new(FirstFit), leaves, Arc::new(Synthetic), free)?;
     println!("\n### One run of 1024 blocks among 2^28, in the last leaf\n");
     println!("| search | time |");
     println!("| --- | ---: |");
@@ -361,7 +362,7 @@ impl Store {
             if let Some(extent) = self.space.allocate(request)? {
                 return Ok(extent);
             }
-            self.space.grow(self.space.blocks_total() + self.blocks_at_first / 100);
+            self.space.grow(self.space.blocks_total() + self.blocks_at_first / 100)?;
             self.owners.resize(self.space.blocks_total() as usize, u32::MAX);
         }
     }

@@ -255,6 +255,52 @@ fn trees_longer_than_what_they_are_of_are_told_of() {
     assert!(matches!(told(&superblock), Fault::Field { field: "blocks of the deferred list", .. }));
 }
 
+/// Nothing but the end of the file says how long it is, and that costs nothing.
+#[test]
+fn a_file_that_is_much_longer_than_its_superblock_says_takes_no_memory_for_it() {
+    let image = image();
+    let good = superblock(&image);
+    for length in [1 << 52, 1 << 58, (1 << 60) - 4096] {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::from_bytes(&image.to_bytes()));
+        disk.set_length(length).unwrap();
+        let shared = Arc::clone(&disk);
+        let opened = Store::open(shared, Arc::new(NoReaders), tiny(), Box::new(SeededEntropy(1)));
+        let (mut store, _) = opened.unwrap();
+        let beyond = store.status().blocks_total - good.blocks_total;
+        assert!(beyond <= 1 << 28, "{beyond} blocks more, of a file of {length} bytes");
+        let mut changes = Changes::default();
+        changes.pages.insert(PageId::new(SizeClass::MIN, 9).unwrap(), PageChange::Whole(vec![1; 4096].into()));
+        store.commit(&changes, Durability::Durable).unwrap();
+        store.checkpoint().unwrap();
+        assert_eq!(disk.length().unwrap(), length);
+    }
+}
+
+/// A superblock can say that it is, and a record can. What the system does not have is no reason to end the process.
+#[test]
+fn a_file_too_long_to_be_kept_account_of_is_an_error() {
+    // Where the system promises whatever it is asked for, it is no error there and then.
+    if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "1") {
+        return;
+    }
+    let image = image();
+    let good = superblock(&image);
+    let length = (1 << 60) - 4096;
+    let open_long = |image: &Image| {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::from_bytes(&image.to_bytes()));
+        disk.set_length(length).unwrap();
+        Store::open(disk, Arc::new(NoReaders), tiny(), Box::new(SeededEntropy(1))).map(drop)
+    };
+    let superblock = Superblock { blocks_total: length / 4096, ..good };
+    let opened = open_long(&with_superblock(&image, &superblock));
+    assert!(matches!(opened, Err(Error::Memory { .. })), "{opened:?}");
+    let announced = |header: &mut RecordHeader| {
+        header.next_segment = Some(SegmentReference { extent: Extent::new(length / 4096 - 6, 6), salt: 5 });
+    };
+    let opened = open_long(&with_record(&image, &[], announced).0);
+    assert!(matches!(opened, Err(Error::Memory { .. })), "{opened:?}");
+}
+
 fn pointer(address: u64, blocks: u32) -> BlockPointer {
     BlockPointer {
         address: Block(address),

@@ -103,7 +103,7 @@ impl Twin {
         let blocks_free = used.iter().filter(|&&used| !used).count() as u64;
         let source = Arc::new(Leaves { leaves, failures: failures.into() });
         let total = used.len() as u64;
-        let space = Space::from_persisted(total, trial.segment_blocks, strategy, states, source, blocks_free);
+        let space = Space::from_persisted(total, trial.segment_blocks, strategy, states, source, blocks_free).unwrap();
         Self { space, used, is_complete }
     }
 
@@ -257,7 +257,7 @@ fn growth_and_cut(trial: &mut Trial<'_>) -> Outcome {
     while twin.allocate(&Request::up_to(5000, Purpose::Data))?.is_some() {}
     for growth in [1, 77, 1000, u64::from(LEAF_BLOCKS)] {
         let before = twin.used.len() as u64;
-        twin.space.grow(before + growth);
+        twin.space.grow(before + growth).unwrap();
         twin.used.resize((before + growth) as usize, false);
         let answer = twin.allocate(&Request::up_to(growth as u32, Purpose::Data))?;
         let Some(extent) = answer else { return Err(format!("{growth} new blocks are not used")) };

@@ -94,8 +94,11 @@ impl Space {
     /// A space as a store keeps it. Leaves are loaded when they are needed; those that `leaves` leaves out are empty.
     ///
     /// `blocks_free` is believed until every leaf is in memory and [`Space::check_invariants`] counts. Memory is set
-    /// aside in proportion to `blocks_total` (about 64 bytes for each 128 MiB), so the caller checks it against the
+    /// aside in proportion to `blocks_total` (some 80 bytes for each 128 MiB), so the caller checks it against the
     /// file's length first.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not so much.
     ///
     /// # Panics
     /// If `segment_blocks` is no power of two from 4 to [`LEAF_BLOCKS`].
@@ -103,11 +106,12 @@ impl Space {
         blocks_total: u64,
         segment_blocks: u32,
         strategy: Box<dyn AllocationStrategy>,
-        leaves: Vec<LeafState>,
+        leaves: impl IntoIterator<Item = LeafState>,
         source: Arc<dyn LeafSource + Send + Sync>,
         blocks_free: u64,
-    ) -> Self {
-        Self { bitmap: Bitmap::from_persisted(blocks_total, segment_blocks, leaves, source, blocks_free), strategy }
+    ) -> Result<Self> {
+        let bitmap = Bitmap::from_persisted(blocks_total, segment_blocks, leaves, source, blocks_free)?;
+        Ok(Self { bitmap, strategy })
     }
 
     /// Takes an extent that the strategy chooses, or none if it finds none.
@@ -166,11 +170,15 @@ impl Space {
     }
 
     /// Adds free blocks at the end. A `blocks_total` that is not larger changes nothing.
-    pub fn grow(&mut self, blocks_total: u64) {
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not enough to keep account of them; then nothing has changed.
+    pub fn grow(&mut self, blocks_total: u64) -> Result<()> {
         if blocks_total > self.bitmap.blocks_total() {
-            self.bitmap.grow(blocks_total);
+            self.bitmap.grow(blocks_total)?;
             self.strategy.grown(blocks_total);
         }
+        Ok(())
     }
 
     /// Removes blocks at the end. Loads the leaves they lie in.

@@ -61,7 +61,7 @@ impl Model {
             })
             .collect();
         let state = |leaf: &LeafBytes| if leaf == &[0; 4096] { LeafState::Empty } else { LeafState::Stored };
-        let states = leaves.iter().map(state).collect();
+        let states: Vec<_> = leaves.iter().map(state).collect();
         let blocks_free = self.0.iter().filter(|&&used| !used).count() as u64;
         let source = Arc::new(Stored { leaves, ..Stored::default() });
         let total = self.0.len() as u64;
@@ -72,7 +72,8 @@ impl Model {
             states,
             source.clone(),
             blocks_free,
-        );
+        )
+        .unwrap();
         (space, source)
     }
 }
@@ -153,7 +154,7 @@ fn run(step: Step, space: &mut Space, model: &mut Model) -> Result<(), TestCaseE
             }
         }
         Step::Grow(total) => {
-            space.grow(total);
+            space.grow(total).unwrap();
             model.0.resize(model.0.len().max(total as usize), false);
         }
         Step::Shrink(total) => {
@@ -256,7 +257,7 @@ fn bits_beyond_the_end_are_refused() {
     model.set(Extent::new(500, 1), true);
     let (_, source) = model.persisted(256);
     let strategy = Box::new(SegmentFill::default());
-    let mut space = Space::from_persisted(400, 256, strategy, vec![LeafState::Stored], source, 350);
+    let mut space = Space::from_persisted(400, 256, strategy, vec![LeafState::Stored], source, 350).unwrap();
     assert!(matches!(space.leaf_bytes(0), Err(Error::Overlap { extent, .. }) if extent.start == Block(400)));
 }
 
@@ -264,7 +265,8 @@ fn bits_beyond_the_end_are_refused() {
 fn a_wrong_count_of_free_blocks_is_found() {
     let source = Arc::new(Stored { leaves: vec![[1; 4096]], ..Stored::default() });
     let strategy = Box::new(SegmentFill::default());
-    let mut space = Space::from_persisted(LEAF_BLOCKS.into(), 256, strategy, vec![LeafState::Stored], source, 7);
+    let mut space =
+        Space::from_persisted(LEAF_BLOCKS.into(), 256, strategy, vec![LeafState::Stored], source, 7).unwrap();
     let found = 7 * 4096;
     assert!(matches!(space.check_invariants(), Err(Error::FreeCount { expected: 7, found: f }) if f == found));
     assert!(matches!(space.take(Extent::new(0, 8)), Err(Error::Overlap { .. })), "more than the count says are free");

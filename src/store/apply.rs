@@ -167,7 +167,7 @@ impl Store {
                 let (offset, fault) = (extent.start.offset_bytes(), Fault::Truncated { file_bytes });
                 return Err(Corruption { path, structure: Structure::File, page: None, offset, fault }.into());
             }
-            self.space.grow(extent.end().0);
+            self.space.grow(extent.end().0)?;
         }
         Ok(())
     }

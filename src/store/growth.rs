@@ -141,8 +141,11 @@ impl Store {
         if done.ready == 0 || self.space.blocks_total() != growth.from {
             return 0;
         }
-        self.space.grow(growth.from + done.ready);
-        done.ready
+        // Without the memory to keep account of it, the file is longer than it need be, and no more (G2).
+        match self.space.grow(growth.from + done.ready) {
+            Ok(()) => done.ready,
+            Err(_) => 0,
+        }
     }
 
     /// Grows the file by at least `blocks` blocks, or else gives back what log can be spared; whether it did either.
@@ -164,7 +167,7 @@ impl Store {
             }
             match self.medium.grow(Block(total), step, self.settings.new_space) {
                 Ok(()) => {
-                    self.space.grow(total + step);
+                    self.space.grow(total + step)?;
                     return Ok(true);
                 }
                 Err(error) if error.is_no_space() => {}

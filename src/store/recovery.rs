@@ -30,6 +30,7 @@ use super::create::{FileState, file_state};
 use super::leaves::{BitmapSource, log_start};
 use super::load::{Loaded, Superblocks, check_usable, load, no_superblock, read_superblocks};
 use super::reuse::{Deferred, Replayed};
+use super::settings::GROWTH_BLOCKS_LIMIT;
 use super::tail::{missing, read_tail};
 use super::{Counters, Durability, Entropy, Medium, Published, Running, Settings, State, Store};
 use crate::disk::{AlignedBuffer, Disk};
@@ -183,18 +184,19 @@ impl Store {
     ) -> Result<Self> {
         let superblock = loaded.superblock;
         let file_blocks = medium.length_bytes()? / BLOCK_BYTES;
+        // Memory is set aside for what is kept account of, and a long file costs nobody anything. What lies further on
+        // comes when a record mentions it, or when the file would grow.
+        let blocks_total = file_blocks.min(superblock.blocks_total + GROWTH_BLOCKS_LIMIT);
         let leaves_known = superblock.blocks_total.div_ceil(LEAF_BLOCKS.into());
-        let leaves = (0..file_blocks.div_ceil(LEAF_BLOCKS.into()))
-            .map(|leaf| if leaf < leaves_known { LeafState::Stored } else { LeafState::Empty })
-            .collect();
-        let free = superblock.blocks_free + (file_blocks - superblock.blocks_total);
+        let leaves = (0..leaves_known).map(|_| LeafState::Stored);
+        let free = superblock.blocks_free + blocks_total.saturating_sub(superblock.blocks_total);
         let state = State::of_superblock(&superblock, loaded.listed);
         let published = Arc::new(Published::new(state));
         let bitmap_source =
             BitmapSource::new(&medium, &loaded.nodes, &published, superblock.clone(), loaded.bitmap.clone());
         let source: Arc<dyn LeafSource + Send + Sync> = Arc::clone(&bitmap_source) as _;
         let strategy = (settings.strategy)();
-        let space = Space::from_persisted(file_blocks, settings.segment_blocks, strategy, leaves, source, free);
+        let space = Space::from_persisted(blocks_total, settings.segment_blocks, strategy, leaves, source, free)?;
         Ok(Self {
             bitmap_source,
             nodes: loaded.nodes,

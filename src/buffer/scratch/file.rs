@@ -117,7 +117,7 @@ impl SpillFile {
             if total == self.limit_blocks {
                 break;
             }
-            space.grow((total + u64::from(LEAF_BLOCKS)).min(self.limit_blocks));
+            space.grow((total + u64::from(LEAF_BLOCKS)).min(self.limit_blocks))?;
         }
         let (folder, limit_bytes) = (self.folder.clone(), self.limit_bytes());
         let full = Error::ScratchFull { folder, limit_bytes, needed_bytes: blocks * BLOCK_BYTES };

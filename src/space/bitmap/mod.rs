@@ -63,11 +63,17 @@ pub(super) struct Bitmap {
 impl Bitmap {
     /// A bitmap in which nothing is in use.
     pub(super) fn new(blocks_total: u64, segment_blocks: u32) -> Self {
+        let mut bitmap = Self::empty(segment_blocks);
+        bitmap.extend(blocks_total);
+        bitmap
+    }
+
+    fn empty(segment_blocks: u32) -> Self {
         assert!(
             segment_blocks.is_power_of_two() && (4..=LEAF_BLOCKS).contains(&segment_blocks),
             "segment_blocks is a power of two from 4 to LEAF_BLOCKS"
         );
-        let mut bitmap = Self {
+        Self {
             blocks_total: 0,
             blocks_free: 0,
             segment_blocks,
@@ -77,20 +83,19 @@ impl Bitmap {
             stored_from: 0,
             leaves_stored: 0,
             passed_by: Vec::new(),
-        };
-        bitmap.grow(blocks_total);
-        bitmap
+        }
     }
 
     /// A bitmap whose leaves are in a store. Leaves that the list leaves out are empty, those beyond the end are ignored.
     pub(super) fn from_persisted(
         blocks_total: u64,
         segment_blocks: u32,
-        leaves: Vec<LeafState>,
+        leaves: impl IntoIterator<Item = LeafState>,
         source: Arc<dyn LeafSource + Send + Sync>,
         blocks_free: u64,
-    ) -> Self {
-        let mut bitmap = Self::new(blocks_total, segment_blocks);
+    ) -> Result<Self> {
+        let mut bitmap = Self::empty(segment_blocks);
+        bitmap.grow(blocks_total)?;
         bitmap.source = Some(source);
         bitmap.blocks_free = blocks_free;
         for (slot, state) in bitmap.slots.iter_mut().zip(leaves) {
@@ -100,7 +105,7 @@ impl Bitmap {
             }
         }
         bitmap.rebuild_tree();
-        bitmap
+        Ok(bitmap)
     }
 
     pub(super) fn blocks_total(&self) -> u64 {
@@ -197,8 +202,17 @@ impl Bitmap {
         Ok(None)
     }
 
-    /// Adds free blocks at the end. A smaller `blocks_total` changes nothing.
-    pub(super) fn grow(&mut self, blocks_total: u64) {
+    /// Adds free blocks at the end. A smaller `blocks_total` changes nothing, and an error neither.
+    pub(super) fn grow(&mut self, blocks_total: u64) -> Result<()> {
+        let leaves = leaves_of(blocks_total);
+        reserve_total(&mut self.slots, leaves)?;
+        self.tree.reserve(leaves)?;
+        self.extend(blocks_total);
+        Ok(())
+    }
+
+    /// As [`Bitmap::grow`], where the memory is there, or is little.
+    fn extend(&mut self, blocks_total: u64) {
         let Some(added) = blocks_total.checked_sub(self.blocks_total) else { return };
         let cut = self.slots.len().checked_sub(1).map(|last| (last, self.capacity(last)));
         self.blocks_total = blocks_total;
@@ -334,8 +348,9 @@ impl Bitmap {
     }
 
     fn rebuild_tree(&mut self) {
-        let summaries: Vec<_> = (0..self.slots.len()).map(|index| self.summary(index)).collect();
-        self.tree = SummaryTree::new(summaries.into_iter());
+        let mut tree = std::mem::take(&mut self.tree);
+        tree.rebuild((0..self.slots.len()).map(|index| self.summary(index)));
+        self.tree = tree;
     }
 
     fn summary(&self, index: usize) -> Summary {
@@ -352,6 +367,15 @@ impl Bitmap {
             },
         }
     }
+}
+
+/// Obtains the memory for `count` values in all.
+fn reserve_total<T>(values: &mut Vec<T>, count: usize) -> Result<()> {
+    values.try_reserve(count.saturating_sub(values.len())).map_err(|_| Error::Memory {
+        operation: "allocation",
+        bytes: count.saturating_mul(size_of::<T>()),
+        source: std::io::ErrorKind::OutOfMemory.into(),
+    })
 }
 
 fn refusal(change: Change) -> &'static str {

@@ -3,6 +3,9 @@
 //! A complete binary tree in an array, 24 bytes a node: 384 KiB for the 8192 leaves of a terabyte. A change climbs
 //! only as far as it changes a node, which for most is nowhere.
 
+use super::reserve_total;
+use crate::error::Result;
+
 /// What is known of one leaf, or of all leaves below a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Summary {
@@ -28,7 +31,7 @@ impl Summary {
 }
 
 /// The summaries of all leaves. Node 1 is the root, node `n` has the children `2n` and `2n + 1`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct SummaryTree {
     nodes: Vec<Summary>,
 }
@@ -36,15 +39,32 @@ pub(super) struct SummaryTree {
 impl SummaryTree {
     /// The tree over these leaves.
     pub(super) fn new(leaves: impl ExactSizeIterator<Item = Summary>) -> Self {
+        let mut tree = Self { nodes: Vec::new() };
+        tree.rebuild(leaves);
+        tree
+    }
+
+    /// Makes it the tree over these leaves.
+    pub(super) fn rebuild(&mut self, leaves: impl ExactSizeIterator<Item = Summary>) {
         let width = leaves.len().next_power_of_two();
-        let mut nodes = vec![Summary::default(); width * 2];
+        let nodes = &mut self.nodes;
+        nodes.clear();
+        nodes.resize(width * 2, Summary::default());
         for (node, summary) in nodes[width..].iter_mut().zip(leaves) {
             *node = summary;
         }
         for node in (1..width).rev() {
             nodes[node] = nodes[node * 2].join(nodes[node * 2 + 1]);
         }
-        Self { nodes }
+    }
+
+    /// Obtains the memory for so many leaves.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn reserve(&mut self, leaves: usize) -> Result<()> {
+        let nodes = leaves.checked_next_power_of_two().and_then(|width| width.checked_mul(2)).unwrap_or(usize::MAX);
+        reserve_total(&mut self.nodes, nodes)
     }
 
     /// How many leaves there is room for.
