@@ -15,10 +15,20 @@ use crate::format::BlockPointer;
 pub(super) struct Shard {
     /// By ticket, loads that somebody waits for.
     pub(super) waited: HashMap<u64, Arc<Wait>>,
-    /// Descriptors that are not evicted, of each leaf that has memory.
-    leaves: HashMap<Leaf, u32, BuildHasherDefault<LeafHasher>>,
-    /// Leaves that may have none left.
+    /// Leaves that have memory.
+    leaves: HashMap<Leaf, InUse, BuildHasherDefault<LeafHasher>>,
+    /// Of these, each once, those that may have no descriptor left that is not evicted. Looked at only when memory is
+    /// short: a leaf that comes and goes until then may not be noted each time.
     empty: Vec<Leaf>,
+}
+
+/// What is known of a leaf that has memory.
+#[derive(Default)]
+struct InUse {
+    /// Descriptors that are not evicted.
+    count: u32,
+    /// Whether the leaf is among [`Shard::empty`].
+    is_noted: bool,
 }
 
 impl Shard {
@@ -29,14 +39,14 @@ impl Shard {
 
     /// A descriptor of the leaf is about to stop being evicted. Memory for the leaf has been charged.
     pub(super) fn raise(&mut self, leaf: Leaf) {
-        *self.leaves.entry(leaf).or_default() += 1;
+        self.leaves.entry(leaf).or_default().count += 1;
     }
 
     /// A descriptor of the leaf is evicted.
     pub(super) fn lower(&mut self, leaf: Leaf) {
-        let Some(count) = self.leaves.get_mut(&leaf) else { return };
-        *count = count.saturating_sub(1);
-        if *count == 0 {
+        let Some(in_use) = self.leaves.get_mut(&leaf) else { return };
+        in_use.count = in_use.count.saturating_sub(1);
+        if in_use.count == 0 && !std::mem::replace(&mut in_use.is_noted, true) {
             self.empty.push(leaf);
         }
     }
@@ -44,7 +54,9 @@ impl Shard {
     /// A leaf of which every descriptor is evicted. Its memory is the caller's to give back, under the same lock.
     pub(super) fn take_empty(&mut self) -> Option<Leaf> {
         while let Some(leaf) = self.empty.pop() {
-            if self.leaves.get(&leaf) == Some(&0) {
+            let Some(in_use) = self.leaves.get_mut(&leaf) else { continue };
+            in_use.is_noted = false;
+            if in_use.count == 0 {
                 self.leaves.remove(&leaf);
                 return Some(leaf);
             }
@@ -115,5 +127,38 @@ impl Wait {
                 Some(Outcome::Failed(pointer, error)) => return Err((*pointer, error.copy())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(number: u64) -> Leaf {
+        Leaf { class: 12, number }
+    }
+
+    #[test]
+    fn a_leaf_that_is_emptied_again_and_again_is_noted_once() {
+        let mut shard = Shard::default();
+        for round in 0..100_000 {
+            for number in 0..3 {
+                shard.raise(leaf(number));
+            }
+            (0..3).for_each(|number| shard.lower(leaf(number)));
+            assert!(shard.empty.len() <= 3, "{} after {round} rounds", shard.empty.len());
+        }
+        // In use again, it is not taken; and noted anew when it is empty the next time.
+        shard.raise(leaf(1));
+        let mut taken = vec![shard.take_empty().unwrap().number, shard.take_empty().unwrap().number];
+        taken.sort_unstable();
+        assert_eq!((taken, shard.take_empty()), (vec![0, 2], None));
+        assert!(shard.has(leaf(1)) && !shard.has(leaf(0)) && !shard.has(leaf(2)));
+        shard.lower(leaf(1));
+        assert_eq!((shard.take_empty(), shard.take_empty()), (Some(leaf(1)), None));
+        // One that was given back begins anew.
+        shard.raise(leaf(1));
+        shard.lower(leaf(1));
+        assert_eq!((shard.take_empty(), shard.take_empty()), (Some(leaf(1)), None));
     }
 }
