@@ -2,8 +2,8 @@
 //!
 //! - **T1** The file never grows beyond its limit. What was freed is used again, lowest first; the space of long extents
 //!   goes back to the file system at once, all of it when nothing is left.
-//! - **T2** As much of the limit as the largest page takes is kept for pages on their way back to memory: one comes in
-//!   for one that goes out, when both are full.
+//! - **T2** As much of the limit as the largest page takes, of those that there are or that are being made, is kept for
+//!   pages on their way back to memory: one comes in for one that goes out, when both are full.
 //! - **T3** What is read back is what was written, or an error.
 
 use std::io::IoSlice;
@@ -43,17 +43,25 @@ pub(super) struct SpillFile {
 struct State {
     space: Space,
     used_blocks: u64,
-    /// Blocks of the largest page (T2).
-    reserve_blocks: u64,
+    /// How many pages there are of each class, here or in memory (T2).
+    pages: [u64; SizeClass::COUNT],
     /// Pages on their way back to memory.
     loading: usize,
+}
+
+impl State {
+    /// Blocks of the largest page (T2).
+    fn reserve_blocks(&self) -> u64 {
+        let largest = SizeClass::all().rev().find(|class| self.pages[class.index()] > 0);
+        largest.map_or(0, |class| class.page_bytes() / BLOCK_BYTES)
+    }
 }
 
 impl SpillFile {
     pub(super) fn new(disk: Arc<dyn Disk>, folder: &Path, limit_bytes: u64) -> Self {
         let limit_blocks = limit_bytes / BLOCK_BYTES;
         let space = Space::new(limit_blocks.min(u64::from(LEAF_BLOCKS)), SEGMENT_BLOCKS, Box::new(FirstFit));
-        let state = State { space, used_blocks: 0, reserve_blocks: 0, loading: 0 };
+        let state = State { space, used_blocks: 0, pages: [0; SizeClass::COUNT], loading: 0 };
         Self { disk, folder: folder.to_owned(), limit_blocks, state: Mutex::new(state) }
     }
 
@@ -66,10 +74,14 @@ impl SpillFile {
         lock(&self.state).used_blocks * BLOCK_BYTES
     }
 
-    /// There is a page of this class.
+    /// A page of this class is being made; [`SpillFile::forget`] is called when it is gone, or could not be made.
     pub(super) fn expect(&self, class: SizeClass) {
-        let mut state = lock(&self.state);
-        state.reserve_blocks = state.reserve_blocks.max(class.page_bytes() / BLOCK_BYTES);
+        lock(&self.state).pages[class.index()] += 1;
+    }
+
+    /// See [`SpillFile::expect`].
+    pub(super) fn forget(&self, class: SizeClass) {
+        lock(&self.state).pages[class.index()] -= 1;
     }
 
     /// Space for a page.
@@ -80,7 +92,7 @@ impl SpillFile {
         let needed_bytes = class.page_bytes();
         let blocks = needed_bytes / BLOCK_BYTES;
         let mut state = lock(&self.state);
-        let kept = if state.loading > 0 { 0 } else { state.reserve_blocks };
+        let kept = if state.loading > 0 { 0 } else { state.reserve_blocks() };
         if state.used_blocks + blocks + kept > self.limit_blocks {
             let (folder, limit_bytes) = (self.folder.clone(), self.limit_bytes());
             return Err(Error::ScratchFull { folder, limit_bytes, needed_bytes });

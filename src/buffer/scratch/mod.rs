@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::frame::Frame;
 use super::lock;
 use super::manager::{BufferManager, Inner};
+use super::room::charge_of;
 use super::spill::Spiller;
 use crate::disk::{Caching, Disk, FileDisk};
 use crate::error::{Error, Result};
@@ -115,9 +116,14 @@ impl Scratch {
     /// [`Error::BudgetExhausted`] if all is held by others. Once pages are dropped, or less is borrowed, it works again.
     pub fn allocate(&self, class: SizeClass) -> Result<ScratchPage> {
         let shared = &self.shared;
+        let (needed_bytes, budget_bytes) = (charge_of(class), shared.inner.limit());
+        // Before anything is kept for it in the file.
+        if needed_bytes > budget_bytes {
+            return Err(Error::BudgetTooSmall { budget_bytes, needed_bytes });
+        }
         let slot = Arc::new(Slot::new(shared.numbers.fetch_add(1, Ordering::Relaxed), class));
         shared.file.expect(class);
-        let mut frame = shared.obtain(&slot)?;
+        let mut frame = shared.obtain(&slot).inspect_err(|_| shared.file.forget(class))?;
         frame.make_zero();
         slot.settle(Home::Memory(frame));
         lock(&shared.pages).insert(slot.number, Arc::downgrade(&slot));
@@ -146,10 +152,6 @@ impl fmt::Debug for Scratch {
 impl Shared {
     /// A frame for the page, with whatever bytes.
     fn obtain(&self, slot: &Slot) -> Result<Frame> {
-        let needed_bytes = super::room::charge_of(slot.class);
-        if needed_bytes > self.inner.limit() {
-            return Err(Error::BudgetTooSmall { budget_bytes: self.inner.limit(), needed_bytes });
-        }
         let name = self.inner.obtain_scratch(slot.class, self.spiller, slot.number)?;
         Frame::new(Arc::clone(&self.inner), name)
     }
@@ -319,6 +321,7 @@ impl Drop for ScratchPage {
         if let Home::Stored(stored) = home {
             self.shared.file.release(stored);
         }
+        self.shared.file.forget(self.slot.class);
     }
 }
 

@@ -113,6 +113,40 @@ fn at_the_limit_an_allocation_fails_nothing_is_lost_and_dropped_pages_make_room(
     assert_eq!(disk.allocated_bytes(), 0);
 }
 
+/// How many pages of 64 KiB there can be beside what there is.
+fn pages_that_fit(scratch: &Scratch) -> usize {
+    let mut pages = Vec::new();
+    loop {
+        match scratch.allocate(class(16)) {
+            Ok(page) => pages.push(page),
+            Err(Error::ScratchFull { .. }) => return pages.len(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_free_of_the_file_is_that_of_the_largest_page_there_is() {
+    let (manager, _disk, scratch) = on_memory(2 * MEBIBYTE, 4 << 20);
+    let _watchdog = Watchdog::new(&manager);
+    let all = pages_that_fit(&scratch);
+    assert!(all > 80, "{all}");
+    // Refused at once, and refused for lack of memory that others hold: no such page exists.
+    assert!(matches!(scratch.allocate(SizeClass::MAX), Err(Error::BudgetTooSmall { .. })));
+    assert_eq!(pages_that_fit(&scratch), all);
+    let sorting = manager.budget().reserve(3 * MEBIBYTE / 2, "sorting").unwrap();
+    assert!(matches!(scratch.allocate(class(20)), Err(Error::BudgetExhausted { .. })));
+    drop(sorting);
+    assert_eq!(pages_that_fit(&scratch), all);
+    // Sixteen times as much is kept for it, as long as the last of its size is there.
+    let large = [scratch.allocate(class(20)).unwrap(), scratch.allocate(class(20)).unwrap()];
+    let [one, other] = large;
+    drop(one);
+    assert_eq!(pages_that_fit(&scratch), all - 31);
+    drop(other);
+    assert_eq!(pages_that_fit(&scratch), all);
+}
+
 #[test]
 fn on_a_full_disk_pages_stay_in_memory_and_the_error_names_the_folder() {
     let (manager, disk, scratch) = on_memory(MEBIBYTE, 1 << 30);
