@@ -2,7 +2,8 @@
 //!
 //! A reservation costs nothing but addresses, so it is made as large as it can ever have to be. Under `ulimit -v` or
 //! `ulimit -d` addresses are what is short: who takes all that are left leaves none for the heap, and a heap without
-//! addresses ends the process. So some are never taken, and of the others each reservation takes a part.
+//! addresses ends the process. So some are never taken, and of the others each reservation takes a part. The same goes
+//! for budgets beyond all that a process can address.
 
 use std::io;
 
@@ -15,8 +16,12 @@ const KEPT_BYTES: usize = 32 << 20;
 const THREAD_BYTES: usize = 136 << 20;
 /// No reservation takes more than this part of the addresses that a limit leaves beyond that.
 const PART: usize = 8;
+/// Addresses of a process on most 64-bit systems. Where there are fewer, the system refuses what is too much.
+const ALL_BYTES: Option<usize> = 1_usize.checked_shl(47);
+/// A reservation of up to this part of them is made as it is wanted.
+const MODEST_PART: usize = 64;
 
-/// Addresses for `wanted` bytes; under a limit for less, but for `least`.
+/// Addresses for `wanted` bytes; under a limit, or of more than there can be, for less, but for `least`.
 ///
 /// # Errors
 /// `Memory` if there are none for `least` bytes.
@@ -29,7 +34,15 @@ pub(super) fn reserve(wanted: usize, least: usize) -> Result<Reservation> {
             source: io::ErrorKind::OutOfMemory.into(),
         });
     }
-    Reservation::at_most(wanted.min(left / PART), least)
+    Reservation::at_most(wanted.min(left / PART).min(most_bytes(wanted)), least)
+}
+
+/// `wanted`, or of what is more than modest, the part of the unused addresses that may be taken.
+fn most_bytes(wanted: usize) -> usize {
+    match ALL_BYTES {
+        Some(all) if wanted > all / MODEST_PART => all.saturating_sub(used_bytes().0) / PART,
+        _ => wanted,
+    }
 }
 
 /// Whether a limit leaves enough for another thread, which takes a stack and a heap of its own.
@@ -47,13 +60,25 @@ fn left_bytes() -> usize {
     if (addresses, data) == (usize::MAX, usize::MAX) {
         return usize::MAX;
     }
-    // All of it, and what is private and writable: the first field and the sixth, in pages of the system.
+    let (used_addresses, used_data) = used_bytes();
+    addresses.saturating_sub(used_addresses).min(data.saturating_sub(used_data))
+}
+
+/// Addresses in use, and those of them for what is private and writable; none where it cannot be known.
+#[cfg(unix)]
+fn used_bytes() -> (usize, usize) {
+    // The first field and the sixth, in pages of the system.
     let numbers = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let used = |field| {
         let pages: Option<usize> = numbers.split_whitespace().nth(field).and_then(|number| number.parse().ok());
         pages.unwrap_or(0).saturating_mul(rustix::param::page_size())
     };
-    addresses.saturating_sub(used(0)).min(data.saturating_sub(used(5)))
+    (used(0), used(5))
+}
+
+#[cfg(not(unix))]
+fn used_bytes() -> (usize, usize) {
+    (0, 0)
 }
 
 #[cfg(not(unix))]

@@ -107,7 +107,7 @@ impl Pool {
     pub(super) fn reserve(class: SizeClass, bytes: usize) -> Result<Self> {
         let frame = class.page_bytes() as usize;
         let alignment = frame.min(2 << 20);
-        let wanted = bytes.next_multiple_of(frame).max(2 << 20);
+        let wanted = bytes.checked_next_multiple_of(frame).unwrap_or(usize::MAX).max(2 << 20);
         let frames = addresses::reserve(wanted, (frame + alignment).min(wanted))?;
         let start = frames.start().addr().get();
         let skipped = start.next_multiple_of(alignment) - start;

@@ -61,7 +61,7 @@ impl Room {
             if class.is_some_and(|class| self.states[class.index()].free() > 0) {
                 return true;
             }
-            let is_plenty = can_grow && (evicted >= 2 * batch || (class.is_none() && evicted >= batch));
+            let is_plenty = can_grow && (evicted / 2 >= batch || (class.is_none() && evicted >= batch));
             if tried == 0 || is_plenty {
                 break;
             }

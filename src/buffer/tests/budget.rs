@@ -188,3 +188,28 @@ fn expected(error: &Error, count: &AtomicU64) {
     assert!(matches!(error, Error::BudgetExhausted { .. } | Error::ScratchFull { .. }), "{error}");
     count.fetch_add(1, Ordering::Relaxed);
 }
+
+#[test]
+fn any_budget_from_one_mebibyte_up_will_do() {
+    for budget in [usize::MAX, usize::MAX - 1, isize::MAX as usize, 1 << (usize::BITS - 4)] {
+        let (manager, source, pages) = with_pages(budget, &[12, 16, 21], 10);
+        let state = source.state();
+        for class in SizeClass::all() {
+            drop(manager.stale_frame(class).unwrap());
+        }
+        for class in [12, 16, 21] {
+            check(page(class, 7), Generation(1), &pages.page(&state, page(class, 7)).unwrap());
+        }
+        let rest = budget - manager.budget().used_bytes();
+        let most = manager.budget().reserve(rest, "most").unwrap();
+        assert_eq!(manager.budget().used_bytes(), budget);
+        drop(most);
+        assert!(matches!(
+            manager.budget().alloc(usize::MAX, "all"),
+            Err(Error::BudgetTooSmall { .. } | Error::Memory { .. } | Error::BudgetExhausted { .. })
+        ));
+        assert_eq!(manager.budget().limit_bytes(), budget);
+        // A heap without addresses ends the process.
+        drop(std::hint::black_box(vec![0u8; 1 << 30]));
+    }
+}
