@@ -10,6 +10,9 @@ use crate::id::{Generation, PageId};
 /// How the buffer reads a store. Called by any thread that misses a page, by many at once.
 ///
 /// Neither method may ask the same buffer for a page: the memory for it may be what is waited for.
+///
+/// A panic is the reader's whose thread it is; others read for themselves. While pages are read ahead it counts as an
+/// error.
 pub trait PageSource: Send + Sync + Debug {
     /// The pointer of a page in the newest state that was, *or is being*, published; null if the page is not allocated.
     ///

@@ -1,5 +1,7 @@
 //! One load that was begun and is to be ended by somebody else.
 
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,8 +18,9 @@ pub(super) struct Job {
     pages: StorePages,
     page: PageId,
     pointer: BlockPointer,
-    goal: Goal,
-    /// The frame to read into, until the load is ended.
+    /// What is loaded, until the load is ended.
+    goal: Option<Goal>,
+    /// The frame to read into, until it is entered.
     filling: Option<FrameName>,
     _on_the_way: OnTheWay,
 }
@@ -58,21 +61,35 @@ impl Job {
         filling: FrameName,
         on_the_way: OnTheWay,
     ) -> Self {
-        Self { pages: pages.clone(), page, pointer, goal, filling: Some(filling), _on_the_way: on_the_way }
+        Self { pages: pages.clone(), page, pointer, goal: Some(goal), filling: Some(filling), _on_the_way: on_the_way }
     }
 
     /// Reads, and enters what was read, if that went well (A2).
-    pub(super) fn run(mut self) {
-        let Some(name) = self.filling.take() else { return };
-        let mut filling = Filling::of(&self.pages, name);
-        let is_filled = filling.fill(self.page, &self.pointer).is_ok();
-        self.end(is_filled.then_some(filling));
+    pub(super) fn run(self) {
+        if self.read() {
+            self.enter();
+        }
     }
 
-    /// Enters what was read, or cancels the load.
-    fn end(&self, filling: Option<Filling<'_>>) {
-        match self.goal {
-            Goal::Page { ticket } => {
+    /// Reads into the frame, which stays this job's. Whether that went well.
+    fn read(&self) -> bool {
+        let Some(name) = self.filling else { return false };
+        let mut filling = ManuallyDrop::new(Filling::of(&self.pages, name));
+        ask(|| filling.fill(self.page, &self.pointer)).is_some_and(|filled| filled.is_ok())
+    }
+
+    /// Enters what was read.
+    fn enter(mut self) {
+        let read = self.filling.take();
+        self.end(read);
+    }
+
+    /// Enters what was read, or cancels the load; once (A1).
+    fn end(&mut self, read: Option<FrameName>) {
+        let filling = read.map(|name| Filling::of(&self.pages, name));
+        match self.goal.take() {
+            None => {}
+            Some(Goal::Page { ticket }) => {
                 // A page that is gone from the table of descriptors is not: tables only grow.
                 let Some(mut load) = Load::resume(&self.pages, self.page, ticket) else { return };
                 if let Some(filling) = filling {
@@ -80,7 +97,7 @@ impl Job {
                     drop(load.finish(filling, self.pointer.birth, Arrival::Ahead));
                 }
             }
-            Goal::Chunk(key) => {
+            Some(Goal::Chunk(key)) => {
                 let load = UnitLoad::resume(&self.pages, key);
                 if let Some(filling) = filling {
                     drop(load.finish(filling, Arrival::Ahead));
@@ -94,12 +111,12 @@ impl Job {
 impl Job {
     /// Where what is to be read lies as it is, if it does: in this file, at this offset.
     pub(super) fn place(&self) -> Option<(&std::fs::File, u64)> {
-        self.pages.place_of(self.page, &self.pointer)
+        ask(|| self.pages.place_of(self.page, &self.pointer)).flatten()
     }
 
     /// The frame's memory. It is this job's alone until the job ends.
     pub(super) fn target(&self) -> Option<(std::ptr::NonNull<u8>, usize)> {
-        let mut filling = std::mem::ManuallyDrop::new(Filling::of(&self.pages, self.filling?));
+        let mut filling = ManuallyDrop::new(Filling::of(&self.pages, self.filling?));
         Some(filling.target())
     }
 
@@ -109,22 +126,17 @@ impl Job {
     /// # Safety
     /// Nobody else writes to the target any more.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn was_read(mut self, bytes: usize) {
+    pub(super) unsafe fn was_read(self, bytes: usize) {
         let Some((start, length)) = self.target() else { return };
         // SAFETY: the frame is this job's alone, all its bytes are initialised, and nobody writes to it (the caller).
         let read = unsafe { std::slice::from_raw_parts(start.as_ptr(), length) };
-        if bytes != length || !self.pages.is_right(self.page, &self.pointer, read) {
-            return self.run();
-        }
-        if let Some(name) = self.filling.take() {
-            self.end(Some(Filling::of(&self.pages, name)));
-        }
+        let is_right = || self.pages.is_right(self.page, &self.pointer, read);
+        if bytes == length && ask(is_right) == Some(true) { self.enter() } else { self.run() }
     }
 
     /// The frame is given up for ever, since the system may still write to it; the load is cancelled.
     pub(super) fn abandon(mut self) {
         self.filling = None;
-        self.end(None);
     }
 }
 
@@ -132,7 +144,12 @@ impl Drop for Job {
     fn drop(&mut self) {
         if let Some(name) = self.filling.take() {
             drop(Filling::of(&self.pages, name));
-            self.end(None);
         }
+        self.end(None);
     }
+}
+
+/// Asks the store; `None` if that panics (A3). What it writes to then is read by nobody.
+fn ask<T>(question: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(question)).ok()
 }

@@ -12,6 +12,8 @@
 //!
 //! - **A1** A job ends its load once: entered, or cancelled, by being dropped at the latest. So nobody waits for ever.
 //! - **A2** A failure is nobody's: the load is cancelled, who wants the page reads it again, and is told.
+//! - **A3** A panic of the store is a failure, too: it ends neither the thread, which reads for others after it, nor
+//!   reads that the system has under way.
 
 mod job;
 #[cfg(all(target_os = "linux", feature = "prefetch-ring"))]

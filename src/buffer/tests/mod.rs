@@ -2,6 +2,7 @@
 
 mod budget;
 mod hit_rate;
+mod loads;
 mod os_pages;
 mod pages;
 mod pool;
@@ -24,6 +25,7 @@ pub(super) struct Imagined {
     visible: RwLock<State>,
     pub(super) loads: AtomicU64,
     pub(super) fails: AtomicBool,
+    pub(super) panics: AtomicBool,
     /// Called within every load.
     pub(super) gate: Mutex<()>,
 }
@@ -104,6 +106,10 @@ impl PageSource for Imagined {
         self.loads.fetch_add(1, Ordering::Relaxed);
         if self.fails.load(Ordering::Relaxed) {
             return Err(Error::Closed);
+        }
+        if self.panics.load(Ordering::Relaxed) {
+            // As a panic, but for the message.
+            std::panic::resume_unwind(Box::new("on purpose"));
         }
         assert!(target.as_ptr().addr().is_multiple_of(4096));
         target.fill(0xee);
