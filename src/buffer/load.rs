@@ -21,7 +21,7 @@ use super::protocol::descriptor::{Descriptor, Word};
 use super::room::FrameName;
 use super::shard::{Outcome, Wait};
 use super::store::leaf_charge;
-use super::units::{Unit, UnitKey, hash_page, hash_unit};
+use super::units::{Unit, UnitKey, UnitShard, hash_page, hash_unit};
 use crate::error::{Error, Result};
 use crate::format::BlockPointer;
 use crate::id::{Generation, PageId, SizeClass};
@@ -204,6 +204,9 @@ impl Drop for Load<'_> {
 pub(super) struct UnitLoad<'a> {
     pages: &'a StorePages,
     key: UnitKey,
+    /// What others wait for. By this the load knows itself: the unit may have been entered by others, evicted, and be
+    /// on its way again.
+    wait: Arc<Wait>,
     is_open: bool,
 }
 
@@ -211,21 +214,26 @@ impl<'a> UnitLoad<'a> {
     /// Begins to load, if the unit is not in memory, nor on its way.
     pub(super) fn begin(pages: &'a StorePages, key: UnitKey) -> Option<Self> {
         let (_, mut shard) = pages.store.unit_shard(&key);
-        if shard.units.contains_key(&key) {
-            return None;
-        }
-        shard.units.insert(key, Unit::Loading(Arc::default()));
-        Some(Self::resume(pages, key))
+        let is_missing = !shard.units.contains_key(&key);
+        is_missing.then(|| Self::begin_in(&mut shard, pages, key))
+    }
+
+    /// As [`UnitLoad::begin`], of a unit that is missing in its shard.
+    pub(super) fn begin_in(shard: &mut UnitShard, pages: &'a StorePages, key: UnitKey) -> Self {
+        let wait = Arc::<Wait>::default();
+        shard.units.insert(key, Unit::Loading(Arc::clone(&wait)));
+        Self::resume(pages, key, wait)
     }
 
     /// The load that was begun, here or by another thread that handed it over.
-    pub(super) fn resume(pages: &'a StorePages, key: UnitKey) -> Self {
-        Self { pages, key, is_open: true }
+    pub(super) fn resume(pages: &'a StorePages, key: UnitKey, wait: Arc<Wait>) -> Self {
+        Self { pages, key, wait, is_open: true }
     }
 
     /// Leaves the load to whoever resumes it.
-    pub(super) fn hand_over(mut self) {
+    pub(super) fn hand_over(mut self) -> Arc<Wait> {
         self.is_open = false;
+        Arc::clone(&self.wait)
     }
 
     /// Enters the frame, and returns a guard of it.
@@ -244,10 +252,12 @@ impl<'a> UnitLoad<'a> {
             return;
         }
         let (_, mut shard) = self.pages.store.unit_shard(&self.key);
-        if let Some(Unit::Loading(_)) = shard.units.get(&self.key)
-            && let Some(Unit::Loading(wait)) = shard.units.remove(&self.key)
+        // Else it was overtaken (`enter_unit`), and who waited for it has been told.
+        if let Some(Unit::Loading(wait)) = shard.units.get(&self.key)
+            && Arc::ptr_eq(wait, &self.wait)
         {
-            wait.end(outcome);
+            shard.units.remove(&self.key);
+            self.wait.end(outcome);
         }
     }
 }

@@ -271,7 +271,7 @@ impl StorePages {
         }
         let key = UnitKey { pointer: *pointer, class };
         loop {
-            let wait = {
+            let begun = {
                 let (_, mut shard) = self.store.unit_shard(&key);
                 match shard.units.get_mut(&key) {
                     Some(Unit::Resident { address, touched }) => {
@@ -283,19 +283,18 @@ impl StorePages {
                         }
                         continue;
                     }
-                    Some(Unit::Loading(wait)) => Some(Arc::clone(wait)),
-                    None => {
-                        shard.units.insert(key, Unit::Loading(Arc::default()));
-                        None
-                    }
+                    Some(Unit::Loading(wait)) => Err(Arc::clone(wait)),
+                    None => Ok(UnitLoad::begin_in(&mut shard, self, key)),
                 }
             };
-            if let Some(wait) = wait {
-                self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
-                wait.wait().map_err(|(_, error)| error)?;
-                continue;
-            }
-            let mut load = UnitLoad::resume(self, key);
+            let mut load = match begun {
+                Ok(load) => load,
+                Err(wait) => {
+                    self.inner.counters.waits.fetch_add(1, Ordering::Relaxed);
+                    wait.wait().map_err(|(_, error)| error)?;
+                    continue;
+                }
+            };
             self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
             return match Filling::read(self, page, pointer, class) {
                 Ok(frame) => Ok(load.finish(frame, arrival)),

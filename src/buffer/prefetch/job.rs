@@ -9,6 +9,7 @@ use crate::buffer::load::{Filling, Load, UnitLoad};
 use crate::buffer::pages::StorePages;
 use crate::buffer::policy::Arrival;
 use crate::buffer::room::FrameName;
+use crate::buffer::shard::Wait;
 use crate::buffer::units::UnitKey;
 use crate::format::BlockPointer;
 use crate::id::PageId;
@@ -29,8 +30,8 @@ pub(super) struct Job {
 pub(super) enum Goal {
     /// The page, by the ticket of its load.
     Page { ticket: u64 },
-    /// A chunk of it.
-    Chunk(UnitKey),
+    /// A chunk of it, by what others wait for.
+    Chunk { key: UnitKey, wait: Arc<Wait> },
 }
 
 /// Bytes that count as on their way as long as this lives.
@@ -97,8 +98,8 @@ impl Job {
                     drop(load.finish(filling, self.pointer.birth, Arrival::Ahead));
                 }
             }
-            Some(Goal::Chunk(key)) => {
-                let load = UnitLoad::resume(&self.pages, key);
+            Some(Goal::Chunk { key, wait }) => {
+                let load = UnitLoad::resume(&self.pages, key, wait);
                 if let Some(filling) = filling {
                     drop(load.finish(filling, Arrival::Ahead));
                 }

@@ -138,7 +138,7 @@ impl StorePages {
         let load = UnitLoad::begin(self, key)?;
         let filling = Filling::obtain(self, SizeClass::CHUNK, NO_PATIENCE).ok()?;
         self.inner.counters.misses.fetch_add(1, Ordering::Relaxed);
-        load.hand_over();
-        Some(Job::new(self, page, pointer, Goal::Chunk(key), filling.hand_over(), on_the_way))
+        let goal = Goal::Chunk { key, wait: load.hand_over() };
+        Some(Job::new(self, page, pointer, goal, filling.hand_over(), on_the_way))
     }
 }

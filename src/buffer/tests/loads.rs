@@ -1,9 +1,12 @@
-//! How loads end: in panics of the store.
+//! How loads end: in panics of the store, and beside other loads of the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use super::super::load::{Filling, UnitLoad};
+use super::super::policy::Arrival;
+use super::super::units::UnitKey;
 use super::*;
 
 /// Long enough for whatever does not hang.
@@ -81,6 +84,28 @@ fn a_load_that_panics_is_cancelled_and_its_frame_is_free() {
     let read = read_beside(&pages, &state, vec![page(12, 3)]).recv_timeout(PATIENCE);
     assert!(read.expect("the load was cancelled").is_ok());
     check(page(12, 5), Generation(1), &pages.unit(page(12, 5), &old, SizeClass::MIN).unwrap());
+}
+
+#[test]
+fn a_failed_load_of_a_unit_ends_no_later_load_of_the_same() {
+    let (manager, _source, pages) = with_pages(8 << 20, &[], 0);
+    let (large, pointer) = (page(20, 0), pointer_of(page(20, 0), Generation(1)));
+    let key = UnitKey { pointer, class: SizeClass::CHUNK };
+    let read = || Filling::read(&pages, large, &pointer, SizeClass::CHUNK).unwrap();
+    let mut first = UnitLoad::begin(&pages, key).unwrap();
+    // Who read the page for its descriptor, and was overtaken, enters the unit; it leaves memory again.
+    drop(pages.enter_unit(key, read(), Arrival::Read));
+    let other = pointer_of(large, Generation(2));
+    pages.publish_chunks(&mut std::iter::once(ChunkChange { new: other, frame: None, gone: Some(pointer) }));
+    let second = UnitLoad::begin(&pages, key).unwrap();
+    let (sender, receiver) = channel();
+    let waiting = pages.clone();
+    std::thread::spawn(move || sender.send(waiting.unit(large, &pointer, SizeClass::CHUNK).map(drop)));
+    wait_until("it does not wait", || manager.stats().waits == 1);
+    first.fail(Error::Closed);
+    assert!(UnitLoad::begin(&pages, key).is_none(), "the second load is under way");
+    drop(second.finish(read(), Arrival::Read));
+    receiver.recv_timeout(PATIENCE).expect("it goes on").expect("the error is not of what it waited for");
 }
 
 /// A store in a file that has a place for each page, and panics when it is shown what was read there.
