@@ -2,7 +2,7 @@
 //! for want of space, if need be after a checkpoint; and what fails for it changes nothing.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vellum::disk::{Disk, MemoryDisk};
@@ -10,7 +10,8 @@ use vellum::format::EntryKind;
 use vellum::process::NoReaders;
 use vellum::space::{FirstFit, SegmentFill};
 use vellum::store::{
-    Changes, Durability, Entropy, PageChange, PageReader, SeededEntropy, Settings, Store, VerifyLevel,
+    Changes, Content, Durability, Entropy, NewSpace, PageChange, PageReader, SeededEntropy, Settings, Store,
+    VerifyLevel,
 };
 use vellum::testing::page_bytes;
 use vellum::{Error, PageId, SizeClass};
@@ -281,4 +282,88 @@ fn a_full_store_can_always_be_emptied() {
 #[test]
 fn a_full_store_with_snapshots_can_always_be_emptied() {
     all(true);
+}
+
+const LEAF_BLOCKS: u64 = 32768;
+
+/// A store in a file of so many leaves of the bitmap, in which single blocks far apart are free, and no more in a row than
+/// the store keeps for itself.
+fn in_single_blocks(leaves: u64, mib_between: usize) -> Store {
+    let settings = Settings {
+        new_space: NewSpace::Obtained,
+        growth_blocks: leaves * LEAF_BLOCKS - 600,
+        blocks_limit: leaves * LEAF_BLOCKS,
+        log_segment_blocks: 16,
+        in_log_blocks: 0,
+        ..Settings::default()
+    };
+    let disk = Arc::new(MemoryDisk::new());
+    let mut store = Store::create(disk, Arc::new(NoReaders), settings, Box::new(SeededEntropy(1))).unwrap();
+    write_first(&mut store).unwrap();
+    store.checkpoint().unwrap();
+    // All other space is somebody's: here it is reserved, which takes less time than to write it.
+    let mib = vec![1; 1 << 20];
+    let mut single = Vec::new();
+    for blocks in [256, 16, 1] {
+        let long = Content::from(&mib[..blocks * 4096]);
+        let one = Content::from(&mib[..4096]);
+        while let Ok(reserved) = store.reserve(&mut [vec![long.clone(); mib_between], vec![one.clone()]].concat()) {
+            single.extend(reserved.last().copied().filter(|_| blocks == 256));
+        }
+    }
+    for one in single {
+        store.give_back_reserved(one).unwrap();
+    }
+    // What is free in a row is taken instead.
+    while let Some(longest) =
+        store.free_extents().unwrap().iter().map(|extent| extent.blocks).max().filter(|it| *it > 1)
+    {
+        let bytes = vec![1; longest.min(256) as usize * 4096];
+        if store.reserve(&mut [Content::from(&bytes[..])]).is_err() {
+            break;
+        }
+    }
+    store
+}
+
+fn first_page() -> PageId {
+    PageId::new(SizeClass::new(12).unwrap(), 0).unwrap()
+}
+
+fn write_first(store: &mut Store) -> Result<(), Error> {
+    let mut changes = Changes::default();
+    changes.pages.insert(first_page(), PageChange::Whole(vec![1; 4096].into()));
+    store.commit(&changes, Durability::Durable).map(drop)
+}
+
+/// A checkpoint writes each leaf of the bitmap that one of its homes lies in.
+#[test]
+fn a_checkpoint_has_room_in_single_blocks_of_many_leaves() {
+    for mib_between in [127, 63] {
+        let mut store = in_single_blocks(48, mib_between);
+        let free = store.free_extents().unwrap();
+        let leaves: BTreeSet<u64> = free.iter().map(|extent| extent.start.0 / LEAF_BLOCKS).collect();
+        let single = free.iter().filter(|extent| extent.blocks == 1).count();
+        println!(
+            "{} free extents, {single} of one block, in {} leaves; {:?}",
+            free.len(),
+            leaves.len(),
+            store.status()
+        );
+        assert!(leaves.len() > 40 && single > 40);
+        let mut committed = 0;
+        for _ in 0..10 {
+            match write_first(&mut store) {
+                Ok(()) => committed += 1,
+                Err(error) => assert!(error.is_no_space(), "{error}"),
+            }
+            let checkpoint = store.checkpoint();
+            checkpoint.unwrap_or_else(|error| panic!("after {committed} commits: {error}"));
+        }
+        println!("{committed} commits");
+        let mut changes = Changes::default();
+        changes.pages.insert(first_page(), PageChange::Free);
+        store.commit(&changes, Durability::Durable).unwrap();
+        store.checkpoint().unwrap();
+    }
 }

@@ -1,5 +1,8 @@
 //! Where a checkpoint's blocks go: taken in one step, counted beforehand, filled in order.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
 use super::super::Store;
 use crate::disk::AlignedBuffer;
 use crate::error::{Error, Result};
@@ -53,6 +56,12 @@ impl Homes {
     }
 }
 
+/// The leaves of the bitmap that an extent lies in.
+pub(super) fn leaves_of(extent: Extent) -> RangeInclusive<u64> {
+    let leaf = u64::from(LEAF_BLOCKS);
+    extent.start.0 / leaf..=(extent.end().0 - 1) / leaf
+}
+
 /// Counts the nodes that a writer would place, and places none.
 pub(super) struct Counting(pub(super) u64);
 
@@ -69,17 +78,26 @@ impl Home for Counting {
 }
 
 impl Store {
-    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be. Leaves of the bitmap that
-    /// were damaged are written besides what changed, each with the nodes above it.
+    /// Takes at least as many blocks as the checkpoint can need, in as few extents as can be. Each leaf of the bitmap that
+    /// one of them lies in is written, so more are needed the farther they lie apart: at most what
+    /// [`Store::checkpoint_bound`] says. Leaves that were damaged are written besides, each with the nodes above it.
     pub(super) fn take_homes(&mut self, extents: &mut Vec<Extent>, leaves_anew: usize) -> Result<()> {
-        let mut needed = self.checkpoint_bound() + 4 * leaves_anew as u64;
-        while needed > 0 {
-            let blocks = needed.min(LEAF_BLOCKS.into()) as u32;
+        let needs = self.checkpoint_needs();
+        let mut leaves = BTreeSet::new();
+        let mut taken = 0;
+        loop {
+            // To obtain can release what is dead, and make the file longer: both are looked at anew.
+            let changed = self.leaves_changed() + leaves.len() as u64;
+            let needed = needs.blocks(changed, self.leaves_total()) + 4 * leaves_anew as u64;
+            if taken >= needed {
+                return Ok(());
+            }
+            let blocks = (needed - taken).min(LEAF_BLOCKS.into()) as u32;
             let request = Request { blocks, minimum: 1, multiple: 1, purpose: Purpose::Node };
-            let extent = self.obtain(&request)?.ok_or_else(|| self.no_space(needed))?;
+            let extent = self.obtain(&request)?.ok_or_else(|| self.no_space(needed - taken))?;
             extents.push(extent);
-            needed -= u64::from(extent.blocks);
+            leaves.extend(leaves_of(extent));
+            taken += u64::from(extent.blocks);
         }
-        Ok(())
     }
 }

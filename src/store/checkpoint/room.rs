@@ -13,16 +13,48 @@ use crate::id::{PageId, SizeClass};
 use crate::map::Shape;
 use crate::space::{LEAF_BLOCKS, Purpose, Request};
 
+/// What a checkpoint needs at most, but for the bitmap: how many of its leaves change depends on where the homes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// Blocks of the maps and the catalogue.
+    trees: u64,
+    /// Entries of the deferred list.
+    deferred: u64,
+}
+
+impl Needs {
+    /// In blocks, if so many of the bitmap's leaves change.
+    pub(super) fn blocks(self, leaves: u64, leaves_total: u64) -> u64 {
+        let leaves = leaves.min(leaves_total);
+        let bitmap = leaves + Shape::nodes_at_most(leaves_total).min(leaves * 3);
+        let deferred_blocks = (self.deferred + bitmap).div_ceil(DEFERRED_PER_BLOCK as u64) + 1;
+        self.trees + bitmap + deferred_blocks + Shape::nodes_at_most(deferred_blocks) + 8
+    }
+}
+
 impl Store {
-    /// At most how many blocks the next checkpoint needs.
+    /// At most how many blocks the next checkpoint needs, wherever they lie: free space may be single blocks in every
+    /// leaf of the bitmap, and each leaf that a home lies in is written. There is one for 128 MiB of the file.
     pub(in super::super) fn checkpoint_bound(&self) -> u64 {
+        self.checkpoint_needs().blocks(self.leaves_total(), self.leaves_total())
+    }
+
+    /// How many leaves the bitmap has, and two that it may grow by.
+    pub(super) fn leaves_total(&self) -> u64 {
+        self.space.blocks_total().div_ceil(LEAF_BLOCKS.into()) + 2
+    }
+
+    /// At most how many leaves change for what was committed since the last checkpoint.
+    pub(super) fn leaves_changed(&self) -> u64 {
+        2 * self.journal.len() as u64 + 8
+    }
+
+    /// What the next checkpoint needs, but for the bitmap.
+    pub(super) fn checkpoint_needs(&self) -> Needs {
         let state = self.published.state();
         let fresh = |listed: &&Arc<Listed>| !self.on_disk.contains_key(&listed.entry.id);
         let snapshots = state.catalogue.iter().filter(fresh).count() as u64;
         let maps = (self.dirty_nodes + SizeClass::COUNT as u64) * (1 + snapshots);
-        let leaves_total = self.space.blocks_total().div_ceil(LEAF_BLOCKS.into()) + 2;
-        let leaves = leaves_total.min(2 * self.journal.len() as u64 + maps / u64::from(LEAF_BLOCKS) + 8);
-        let bitmap = leaves + Shape::nodes_at_most(leaves_total).min(leaves * 3);
         let listed = state.catalogue.len().max(self.on_disk.len()) as u64;
         let gone: Vec<_> = gone_from(&self.on_disk, &state.catalogue).collect();
         let changed = snapshots + gone.len() as u64;
@@ -33,9 +65,8 @@ impl Store {
         let of_gone: u64 = roots.map(|root| Shape::nodes_at_most(root.length).min(total)).sum();
         let rewritten = Shape::nodes_at_most(self.deferred_tree.length()) + self.deferred_tree.length();
         let deferred =
-            of_gone + self.deferred.len() as u64 + maps + bitmap + 2 * catalogue + rewritten + self.bodies.len() as u64;
-        let deferred_blocks = deferred.div_ceil(DEFERRED_PER_BLOCK as u64) + 1;
-        maps + bitmap + catalogue + deferred_blocks + Shape::nodes_at_most(deferred_blocks) + 8
+            of_gone + self.deferred.len() as u64 + maps + 2 * catalogue + rewritten + self.bodies.len() as u64;
+        Needs { trees: maps + catalogue, deferred }
     }
 
     /// Refuses what would leave no room for the next checkpoint and a commit that frees pages: so a full store can

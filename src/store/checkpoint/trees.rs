@@ -7,14 +7,14 @@ use super::super::apply::body_entry;
 use super::super::journal::{Bit, LeafChanges, add_change, apply_changes};
 use super::super::state::{Listed, empty_maps};
 use super::super::{Maps, OnDisk, State, Store, reuse};
-use super::homes::{Counting, Homes};
+use super::homes::{Counting, Homes, leaves_of};
 use crate::error::Result;
 use crate::format::{
     BlockPointer, DEFERRED_PER_BLOCK, DeferredEntry, DeferredKind, NodeKind, TreeRoot, encode_deferred,
 };
 use crate::id::{BLOCK_LENGTH, CheckpointNumber, Generation, SizeClass};
 use crate::map::{Exclusive, Replaced, Shape, Tree, TreeWriter, exclusive};
-use crate::space::{LEAF_BLOCKS, LeafSource};
+use crate::space::LeafSource;
 
 /// The fold's maps and the catalogue as they lie on disk, and the nodes replaced.
 pub(super) type WrittenMaps = (Box<Maps>, Vec<Arc<Listed>>, Vec<DeferredEntry>);
@@ -140,9 +140,7 @@ impl Store {
             changes.entry(*leaf).or_default();
         }
         for extent in &homes.extents {
-            let (first, last) =
-                (extent.start.0 / u64::from(LEAF_BLOCKS), (extent.end().0 - 1) / u64::from(LEAF_BLOCKS));
-            for leaf in first..=last {
+            for leaf in leaves_of(*extent) {
                 changes.entry(leaf).or_default();
             }
         }
