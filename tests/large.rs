@@ -296,6 +296,39 @@ fn commits_of_thousands_of_pages_have_their_records_body_outside_of_the_log() {
     assert!(status.blocks_total - status.blocks_free < 2000, "the pages' blocks are free again: {status:?}");
 }
 
+/// The segments that were announced and kept are too short for records that others of these settings would hold.
+#[test]
+fn a_store_reopened_with_longer_log_segments_takes_large_commits() {
+    let long = Settings { in_log_blocks: 8, ..Settings::default() };
+    for short_blocks in [4, 8, 24] {
+        let short = Settings { log_segment_blocks: short_blocks, ..long.clone() };
+        let disk = Arc::new(MemoryDisk::new());
+        let mut store = create(Arc::clone(&disk) as _, &short);
+        store.commit(&many(0, 3, 1), Durability::Durable).unwrap();
+        drop(store);
+        let mut store = open(Arc::clone(&disk) as _, &long);
+        for round in 1..40u8 {
+            // Records of one block, and of more than the old segments, or the halves of them, hold.
+            let count = [1000, 1, 300, 7, 150][usize::from(round % 5)];
+            store.commit(&many(0, count, round), Durability::Durable).unwrap_or_else(|error| {
+                panic!("segments of {short_blocks}, round {round}: {error}; {:?}", store.status())
+            });
+            let by = if round % 2 == 0 { &long } else { &short };
+            let mut crashed = open(Arc::new(MemoryDisk::from_bytes(&disk.to_bytes())), by);
+            shows_many(&crashed, 0, count, round).unwrap();
+            check(&mut crashed);
+            if round % 8 == 0 {
+                store.checkpoint().unwrap();
+            }
+        }
+        check(&mut store);
+        // The short ones are gone: records go into the log whole again.
+        let before = store.counters();
+        store.commit(&many(0, 1000, 50), Durability::Durable).unwrap();
+        assert!(store.counters().record_bytes - before.record_bytes > 15 * 4096, "{before:?} {:?}", store.counters());
+    }
+}
+
 #[test]
 fn a_cut_commit_with_an_external_body_is_there_whole_or_not_at_all() {
     const COUNT: u64 = 300;

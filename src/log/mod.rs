@@ -201,13 +201,11 @@ impl Log {
         fits.then_some(Placement { address: next.extent.start, salt: next.salt, segment: Which::Next })
     }
 
-    /// Whether the segment that a run of so many blocks goes to, and the one it may leave for that, hold two of them: so
+    /// Blocks of the longest run of which the segment that it goes to, and the one it may leave for that, both hold two: so
     /// each gets its second record (L5).
-    pub fn has_room_for_two(&self, run_blocks: u64) -> bool {
-        self.segments
-            .iter()
-            .skip(self.current)
-            .all(|segment| run_blocks <= u64::from(segment.reference.extent.blocks / 2))
+    pub fn room_for_two(&self) -> u64 {
+        let segments = self.segments.iter().skip(self.current);
+        segments.map(|segment| u64::from(segment.reference.extent.blocks / 2)).min().unwrap_or(0)
     }
 
     /// Takes note of a record written where [`Log::plan`] said.

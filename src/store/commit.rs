@@ -69,9 +69,9 @@ impl Store {
             && unit_blocks <= self.settings.in_log_blocks.into()
             && prepared.spilled.is_empty()
             && !chunked
-            && blocks <= self.settings.record_limit_blocks()
+            && blocks <= self.record_limit_blocks()
             && self.log.plan(run_blocks).is_some()
-            && self.log.has_room_for_two(run_blocks);
+            && run_blocks <= self.log.room_for_two();
         if in_log {
             self.release()?;
             self.look_up(&mut prepared)?;
@@ -141,7 +141,7 @@ impl Store {
         taken: &mut Vec<Extent>,
     ) -> Result<Committed> {
         let stored_bytes: u64 = sent.all().map(|unit| unit.to_write().len() as u64).sum();
-        let external = record_blocks(draft.entries.len(), draft.blob.len()) > self.settings.record_limit_blocks();
+        let external = record_blocks(draft.entries.len(), draft.blob.len()) > self.record_limit_blocks();
         let body = match external {
             true => self.write_body(&draft.entries, taken)?,
             false => Vec::new(),
@@ -184,6 +184,12 @@ impl Store {
         self.end_append(appending, durability)?;
         self.counters.page_bytes += stored_bytes;
         self.committed(entries, &draft.blob, generation, sets, sent.chunks)
+    }
+
+    /// Blocks of the largest record that goes into the log whole now. A segment that was announced, or kept, under other
+    /// settings can be shorter than the shortest of these, and only a record written there, or to it, gets beyond it.
+    pub(super) fn record_limit_blocks(&self) -> u64 {
+        self.settings.record_limit_blocks().min(self.log.room_for_two()).max(1)
     }
 
     /// What this commit does not wait for, while its record is on its way.

@@ -69,7 +69,7 @@ impl Store {
             return Ok(None);
         }
         let blocks = record_blocks(moving.len(), 0);
-        if blocks > self.settings.record_limit_blocks() {
+        if blocks > self.record_limit_blocks() {
             let half = moving.len() / 2;
             self.move_pointers(&moving[..half], durability)?;
             return self.move_pointers(&moving[half..], durability);

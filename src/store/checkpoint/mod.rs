@@ -22,6 +22,7 @@ mod trees;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::append::SPARES_NEEDED;
 use super::apply::set_all;
 use super::held::StateMaps;
 use super::state::Listed;
@@ -210,7 +211,11 @@ impl Store {
             // The log's working set is kept, so that it need not look for room in a full and fragmented file.
             let spare_blocks: u64 = self.log.spares().iter().map(|extent| u64::from(extent.blocks)).sum();
             let kept = self.log.blocks_in_use() + spare_blocks;
-            if segment.is_without_pages() && kept <= 2 * self.checkpoint_due_blocks() {
+            // One that is too short for these settings is kept only for want of others: it would have bodies of records put
+            // outside of the log.
+            let blocks = segment.reference.extent.blocks;
+            let will_do = blocks >= self.settings.segment_minimum_blocks() || self.log.spares().len() < SPARES_NEEDED;
+            if segment.is_without_pages() && will_do && kept <= 2 * self.checkpoint_due_blocks() {
                 self.log.add_spare(segment.reference.extent);
                 continue;
             }
