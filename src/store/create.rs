@@ -73,7 +73,9 @@ impl Store {
     ///
     /// # Errors
     /// `AlreadyExists` if the file holds anything else; `InvalidOption`; `NoSpace`; `Io`. After a failure the file can
-    /// be created again.
+    /// be created again, until it is a store: one that failed once the first superblock may be in the file can only be
+    /// opened ([`Store::open`]), and is empty. `create` says `AlreadyExists` of it then, since nothing tells it from
+    /// somebody's. There is no failure after which a sound disk has neither.
     pub fn create(
         disk: Arc<dyn Disk>,
         readers: Arc<dyn PinTable>,
