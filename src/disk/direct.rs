@@ -15,6 +15,7 @@
 //! promises no order. The store writes whole blocks only.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 
 use super::aligned::AlignedBuffer;
@@ -31,6 +32,26 @@ pub(super) enum Way {
     Direct,
     /// A part of a block.
     Cached,
+}
+
+/// The descriptors of a file.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    /// The file.
+    pub(super) cached: File,
+    /// The same file, for whole blocks; `None` where the file system has no such way.
+    pub(super) direct: Option<File>,
+}
+
+impl Descriptors {
+    /// The one for a raw call at `offset`. A direct call that was short may end inside of a block; what is left of it
+    /// goes through the cache.
+    pub(super) fn for_call(&self, way: Way, offset: u64) -> &File {
+        match &self.direct {
+            Some(direct) if way == Way::Direct && is_block_offset(offset) => direct,
+            _ => &self.cached,
+        }
+    }
 }
 
 /// Whether a transfer at `offset` between these buffers needs no copy.

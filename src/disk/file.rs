@@ -1,7 +1,7 @@
 //! A regular file, through plain positioned system calls.
 //!
-//! - **I1** `cached` is the file; lengths are asked of it. `direct`, where there is one, is a second descriptor of the
-//!   same file, and gets whole blocks at blocks' offsets only. Locks are taken on the one that writes go to: a write that
+//! - **I1** `files.cached` is the file; lengths are asked of it. `files.direct`, where there is one, is a second descriptor
+//!   of the same file, and gets whole blocks at blocks' offsets only. Locks are taken on the one that writes go to: a write that
 //!   outlives its process holds it, and so the lock.
 //! - **I2** A durable write is one system call where file system and alignment allow; else it is a write and a sync,
 //!   which promise more (D3).
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_os = "linux")]
 use super::aligned::AlignedBuffer;
-use super::direct::{self, Way};
+use super::direct::{self, Descriptors, Way};
 #[cfg(target_os = "linux")]
 use super::flight::{InFlight, WritePart};
 use super::open::{self, Access, Caching, Purpose};
@@ -36,8 +36,7 @@ use crate::error::Result;
 pub struct FileDisk {
     path: PathBuf,
     access: Access,
-    cached: File,
-    direct: Option<Arc<File>>,
+    files: Arc<Descriptors>,
     /// For direct writes that go on while the caller computes; made when first wanted, `None` if the system has none.
     #[cfg(target_os = "linux")]
     ring: OnceLock<Option<Arc<Ring>>>,
@@ -78,7 +77,7 @@ impl FileDisk {
         let direct = match caching {
             Caching::Buffered => None,
             Caching::Direct | Caching::DirectIfPossible => match open::direct_again(&file) {
-                Ok(direct) => Some(Arc::new(direct)),
+                Ok(direct) => Some(direct),
                 Err(_) if caching == Caching::DirectIfPossible => None,
                 Err(source) => return Err(open::failure("open for direct I/O", folder, source)),
             },
@@ -86,8 +85,7 @@ impl FileDisk {
         Ok(Self {
             path: folder.to_owned(),
             access: Access::ReadWrite,
-            cached: file,
-            direct,
+            files: Arc::new(Descriptors { cached: file, direct }),
             #[cfg(target_os = "linux")]
             ring: OnceLock::new(),
             durable_in_one_call: AtomicBool::new(false),
@@ -99,7 +97,7 @@ impl FileDisk {
         let direct = match caching {
             Caching::Buffered => None,
             Caching::Direct | Caching::DirectIfPossible => match open::direct(path, access, &cached) {
-                Ok(direct) => Some(Arc::new(direct)),
+                Ok(direct) => Some(direct),
                 Err(error) if caching == Caching::DirectIfPossible && error.kind() == io::ErrorKind::Unsupported => {
                     None
                 }
@@ -110,8 +108,7 @@ impl FileDisk {
         Ok(Self {
             path: path.to_owned(),
             access,
-            cached,
-            direct,
+            files: Arc::new(Descriptors { cached, direct }),
             #[cfg(target_os = "linux")]
             ring: OnceLock::new(),
             durable_in_one_call,
@@ -125,7 +122,7 @@ impl FileDisk {
 
     /// Whether transfers go through the page cache: never [`Caching::DirectIfPossible`], but what came of it.
     pub fn caching(&self) -> Caching {
-        if self.direct.is_some() { Caching::Direct } else { Caching::Buffered }
+        if self.files.direct.is_some() { Caching::Direct } else { Caching::Buffered }
     }
 
     /// Makes durable that the file's folder holds it under its name.
@@ -142,16 +139,7 @@ impl FileDisk {
 
     /// The descriptor that locks are taken on (I1).
     pub(crate) fn file(&self) -> &File {
-        self.direct.as_deref().unwrap_or(&self.cached)
-    }
-
-    /// The descriptor for a raw call at `offset`. A direct call that was short may end inside of a block (at the end
-    /// of the file); what is left of it goes through the cache.
-    fn descriptor(&self, way: Way, offset: u64) -> &File {
-        match &self.direct {
-            Some(direct) if way == Way::Direct && direct::is_block_offset(offset) => direct,
-            _ => &self.cached,
-        }
+        self.files.direct.as_ref().unwrap_or(&self.files.cached)
     }
 
     fn writable(&self) -> io::Result<()> {
@@ -172,13 +160,13 @@ impl FileDisk {
     /// Writes in as few calls as can be; if `durable`, each of them makes its bytes durable.
     fn write(&self, way: Way, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<()> {
         transfer::write_all(offset, buffers, |offset, buffers| {
-            system::write(self.descriptor(way, offset), offset, buffers, durable)
+            system::write(self.files.for_call(way, offset), offset, buffers, durable)
         })
     }
 
     /// As [`FileDisk::write`], by whichever way the buffers allow.
     fn write_by_best_way(&self, offset: u64, buffers: &[IoSlice<'_>], durable: Durable) -> io::Result<()> {
-        if self.direct.is_none() {
+        if self.files.direct.is_none() {
             self.write(Way::Cached, offset, buffers, durable)
         } else if direct::is_aligned(offset, buffers) {
             self.write(Way::Direct, offset, buffers, durable)
@@ -195,7 +183,9 @@ impl FileDisk {
             return Ok(false);
         }
         let length = transfer::write_end(offset, buffers)? - offset;
-        Ok(self.direct.is_none() || direct::is_aligned(offset, buffers) || direct::piece_count(offset, length) == 1)
+        Ok(self.files.direct.is_none()
+            || direct::is_aligned(offset, buffers)
+            || direct::piece_count(offset, length) == 1)
     }
 }
 
@@ -205,14 +195,14 @@ impl Disk for FileDisk {
     }
 
     fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        if self.direct.is_none() || direct::is_aligned(offset, buffers) {
+        if self.files.direct.is_none() || direct::is_aligned(offset, buffers) {
             return transfer::read_all(offset, buffers, |offset, buffers| {
-                system::read(self.descriptor(Way::Direct, offset), offset, buffers)
+                system::read(self.files.for_call(Way::Direct, offset), offset, buffers)
             });
         }
         direct::read_pieces(offset, buffers, |offset, memory| {
             transfer::read_to_end(offset, &mut [IoSliceMut::new(memory)], |offset, buffers| {
-                system::read(self.descriptor(Way::Direct, offset), offset, buffers)
+                system::read(self.files.for_call(Way::Direct, offset), offset, buffers)
             })
         })
     }
@@ -236,9 +226,10 @@ impl Disk for FileDisk {
             transfer::write_end(part.offset, &[IoSlice::new(slice)])?;
             aligned &= direct::is_aligned(part.offset, &[slice]) && !slice.is_empty();
         }
-        if let Some(direct) = self.direct.as_ref().filter(|_| aligned)
+        if aligned
+            && self.files.direct.is_some()
             && let Some(ring) = self.ring.get_or_init(|| Ring::new().ok().map(Arc::new))
-            && let Some(begun) = InFlight::begin(ring, direct, bytes, parts)?
+            && let Some(begun) = InFlight::begin(ring, &self.files, bytes, parts)?
         {
             return Ok(begun);
         }
@@ -261,17 +252,17 @@ impl Disk for FileDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        transfer::uninterrupted(|| system::sync(&self.cached))
+        transfer::uninterrupted(|| system::sync(&self.files.cached))
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.cached.metadata()?.len())
+        Ok(self.files.cached.metadata()?.len())
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.writable()?;
         transfer::end(0, length).ok_or(io::ErrorKind::FileTooLarge)?;
-        self.cached.set_len(length)
+        self.files.cached.set_len(length)
     }
 
     fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -280,7 +271,7 @@ impl Disk for FileDisk {
         if length == 0 {
             return Ok(());
         }
-        match transfer::uninterrupted(|| system::allocate(&self.cached, offset, length)) {
+        match transfer::uninterrupted(|| system::allocate(&self.files.cached, offset, length)) {
             Err(error) if system::is_refused(&error) => self.write_zeros_beyond_end(offset, end),
             result => result,
         }
@@ -292,7 +283,7 @@ impl Disk for FileDisk {
         if offset >= end {
             return Ok(());
         }
-        match transfer::uninterrupted(|| system::punch_hole(&self.cached, offset, end - offset)) {
+        match transfer::uninterrupted(|| system::punch_hole(&self.files.cached, offset, end - offset)) {
             Err(error) if system::is_refused(&error) => Ok(()),
             result => result,
         }
@@ -371,7 +362,7 @@ mod tests {
             for one_call in [true, false] {
                 let path = folder.path().join(format!("{caching:?} {one_call}"));
                 let disk = FileDisk::create_new(&path, caching).unwrap();
-                let trusted = system::durable_write_is_to_be_trusted(&disk.cached);
+                let trusted = system::durable_write_is_to_be_trusted(&disk.files.cached);
                 disk.durable_in_one_call.store(one_call && trusted, Ordering::Relaxed);
                 let pages = AlignedBuffer::copy_of(&[3; 3 * BLOCK_LENGTH]);
                 disk.write_durable_at(4096, &[IoSlice::new(&pages)]).unwrap();

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::AlignedBuffer;
+#[cfg(target_os = "linux")]
+use super::direct::{Descriptors, Way};
 
 /// A part of a buffer, and where in the file it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub struct InFlight(Option<Begun>);
 #[derive(Debug)]
 struct Begun {
     ring: Arc<super::ring::Ring>,
-    file: Arc<std::fs::File>,
+    files: Arc<Descriptors>,
     bytes: Arc<AlignedBuffer>,
     /// By what the ring knows them.
     numbers: Range<u64>,
@@ -85,14 +87,14 @@ impl InFlight {
     /// Begins writes by a ring; `None` if the ring does not take so many more.
     pub(super) fn begin(
         ring: &Arc<super::ring::Ring>,
-        file: &Arc<std::fs::File>,
+        files: &Arc<Descriptors>,
         bytes: &Arc<AlignedBuffer>,
         parts: &[WritePart],
     ) -> io::Result<Option<Self>> {
-        let numbers = ring.begin(file, bytes, parts)?;
+        let numbers = ring.begin(files.for_call(Way::Direct, 0), bytes, parts)?;
         let begun = |numbers| {
-            let (ring, file, bytes) = (Arc::clone(ring), Arc::clone(file), Arc::clone(bytes));
-            Self(Some(Begun { ring, file, bytes, numbers, parts: parts.to_vec() }))
+            let (ring, files, bytes) = (Arc::clone(ring), Arc::clone(files), Arc::clone(bytes));
+            Self(Some(Begun { ring, files, bytes, numbers, parts: parts.to_vec() }))
         };
         Ok(numbers.map(begun))
     }
@@ -110,7 +112,7 @@ impl Begun {
         self.parts.iter().zip(written).try_for_each(|(part, written)| self.complete(part, written))
     }
 
-    /// A short or interrupted write is ended by plain calls.
+    /// A short or interrupted write is ended by plain calls: through the cache, if it is to go on inside of a block.
     fn complete(&self, part: &WritePart, written: io::Result<usize>) -> io::Result<()> {
         let written = match written {
             Ok(written) => written,
@@ -119,7 +121,8 @@ impl Begun {
         };
         let rest = part.of(&self.bytes)?.get(written..).unwrap_or_default();
         super::transfer::write_all(part.offset + written as u64, &[io::IoSlice::new(rest)], |offset, buffers| {
-            super::system::write(&self.file, offset, buffers, super::system::Durable::AtSync)
+            let file = self.files.for_call(Way::Direct, offset);
+            super::system::write(file, offset, buffers, super::system::Durable::AtSync)
         })
     }
 }
@@ -138,5 +141,55 @@ impl Begun {
 
     fn land(self) -> io::Result<()> {
         match self {}
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::super::open::direct_again;
+    use super::super::ring::Ring;
+    use super::*;
+    use crate::id::BLOCK_LENGTH;
+
+    /// Two blocks on their way to the file's third, of which the system says that so many bytes were written.
+    fn completed(written: io::Result<usize>) -> Option<(io::Result<()>, Vec<u8>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [1; 4 * BLOCK_LENGTH]).unwrap();
+        let cached = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        // Neither is there everywhere.
+        let direct = Some(direct_again(&cached).ok()?);
+        let ring = Arc::new(Ring::new().ok()?);
+        let part = WritePart { offset: 2 * BLOCK_LENGTH as u64, range: 0..2 * BLOCK_LENGTH };
+        let begun = Begun {
+            ring,
+            files: Arc::new(Descriptors { cached, direct }),
+            bytes: Arc::new(AlignedBuffer::copy_of(&[2; 2 * BLOCK_LENGTH])),
+            numbers: 0..0,
+            parts: Vec::new(),
+        };
+        let result = begun.complete(&part, written);
+        Some((result, std::fs::read(&path).unwrap()))
+    }
+
+    #[test]
+    fn a_short_write_goes_on_wherever_it_ended() {
+        for written in [0, 100, 512, 4095, 4096, 4097, 8191, 8192] {
+            let Some((result, bytes)) = completed(Ok(written)) else { return };
+            result.unwrap_or_else(|error| panic!("after {written} bytes: {error}"));
+            // Those that the system is said to have written were not.
+            let end = 2 * BLOCK_LENGTH + written;
+            assert!(bytes[..end].iter().all(|byte| *byte == 1) && bytes[end..].iter().all(|byte| *byte == 2));
+        }
+    }
+
+    #[test]
+    fn an_interrupted_write_is_made_and_a_failed_one_told() {
+        let Some((result, bytes)) = completed(Err(io::ErrorKind::Interrupted.into())) else { return };
+        result.unwrap();
+        assert!(bytes[2 * BLOCK_LENGTH..].iter().all(|byte| *byte == 2));
+        let Some((result, bytes)) = completed(Err(io::ErrorKind::StorageFull.into())) else { return };
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(bytes.iter().all(|byte| *byte == 1));
     }
 }

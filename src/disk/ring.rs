@@ -5,8 +5,10 @@
 //! - **U2** A request holds its open file, so a lock on that file outlives its process until the last write has ended:
 //!   no other writer can be at work beside a late write of a dead one.
 //! - **U3** Dropping the ring, or a ticket, waits.
-//! - **U4** If the system no longer says how writes end, the ring is *lost*, for good: the file must not be written any
-//!   more, since what was given back may still be written to.
+//! - **U4** If the system no longer says how writes end, or does not take those that it was given, the ring is *lost*, for
+//!   good: the file must not be written any more, since what was given back may still be written to.
+//! - **U5** What the system did not take when the ring was lost it never gets: the file may be closed by then, and its
+//!   descriptor's number be another file's. Waiting hands nothing over.
 //!
 //! Thread rules: any thread; whoever waits holds the others up.
 
@@ -26,6 +28,9 @@ use super::{AlignedBuffer, WritePart};
 
 /// Writes that can be under way at a time.
 const ENTRIES: u32 = 256;
+
+/// Tells the system to wait, if it is to do nothing else (`IORING_ENTER_GETEVENTS`).
+const GET_EVENTS: u32 = 1;
 
 /// A ring, and the writes that it has under way.
 pub(super) struct Ring {
@@ -74,38 +79,28 @@ impl Ring {
         parts: &[WritePart],
     ) -> io::Result<Option<Range<u64>>> {
         let mut inner = self.lock();
-        let inner = &mut *inner;
-        inner.reap();
-        if inner.under_way.len() + parts.len() > ENTRIES as usize {
-            return Ok(None);
+        if self.is_lost() {
+            return Err(io::Error::other("the ring does not take writes any more"));
         }
-        let fd = types::Fd(file.as_raw_fd());
-        let mut entries = Vec::with_capacity(parts.len());
-        for (part, number) in parts.iter().zip(inner.next..) {
-            let part_bytes = part.of(bytes)?;
-            let length = u32::try_from(part_bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let write = opcode::Write::new(fd, part_bytes.as_ptr(), length).offset(part.offset);
-            entries.push(write.build().user_data(number));
-        }
-        // SAFETY: each entry's memory is a part of the buffer, which lives and does not change until the kernel has ended
-        // the write: `under_way` keeps it until then (U1). The kernel takes its own hold of the file when it reads the
-        // entry, which is before `submit` returns.
-        let pushed = unsafe { inner.ring.submission().push_multiple(&entries) };
-        if pushed.is_err() {
-            return Ok(None);
-        }
-        let numbers = inner.next..inner.next + parts.len() as u64;
-        inner.next = numbers.end;
-        inner.under_way.extend(numbers.clone().map(|number| (number, Arc::clone(bytes))));
+        let Some(numbers) = inner.queue(file, bytes, parts)? else { return Ok(None) };
         // The entries cannot be taken back, so the call is made until the kernel has read them.
         while !inner.ring.submission().is_empty() {
             match inner.ring.submit() {
                 Ok(_) => {}
                 Err(error) if is_passing(&error) => inner.reap(),
-                Err(error) => return Err(self.lose(error)),
+                Err(error) => return Err(self.lose_queue(&mut inner, &numbers, error)),
             }
         }
         Ok(Some(numbers))
+    }
+
+    /// The system did not take the last of these writes, which are all that it was given, and never will (U5).
+    fn lose_queue(&self, inner: &mut Inner, numbers: &Range<u64>, error: io::Error) -> io::Error {
+        let left = inner.ring.submission().len() as u64;
+        for number in numbers.end.saturating_sub(left)..numbers.end {
+            inner.under_way.remove(&number);
+        }
+        self.lose(error)
     }
 
     /// How many bytes the write with this number wrote, once it has ended; `None` if it has not.
@@ -128,8 +123,8 @@ impl Ring {
             if missing == 0 {
                 return Ok(numbers.filter_map(|number| inner.ended.remove(&number)).map(outcome).collect());
             }
-            match inner.ring.submit_and_wait(missing) {
-                Ok(_) => {}
+            match inner.sleep_until_ended(missing) {
+                Ok(()) => {}
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(self.lose(error)),
             }
@@ -143,6 +138,45 @@ impl Ring {
 }
 
 impl Inner {
+    /// Puts writes where the kernel will read them when it is called; `None` if there is no room for so many more.
+    fn queue(
+        &mut self,
+        file: &File,
+        bytes: &Arc<AlignedBuffer>,
+        parts: &[WritePart],
+    ) -> io::Result<Option<Range<u64>>> {
+        self.reap();
+        if self.under_way.len() + parts.len() > ENTRIES as usize {
+            return Ok(None);
+        }
+        let fd = types::Fd(file.as_raw_fd());
+        let mut entries = Vec::with_capacity(parts.len());
+        for (part, number) in parts.iter().zip(self.next..) {
+            let part_bytes = part.of(bytes)?;
+            let length = u32::try_from(part_bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let write = opcode::Write::new(fd, part_bytes.as_ptr(), length).offset(part.offset);
+            entries.push(write.build().user_data(number));
+        }
+        // SAFETY: each entry's memory is a part of the buffer, which lives and does not change until the kernel has ended
+        // the write: `under_way` keeps it until then (U1). The kernel takes its own hold of the file when it reads the
+        // entry, which is before `begin` returns or never (U5).
+        let pushed = unsafe { self.ring.submission().push_multiple(&entries) };
+        if pushed.is_err() {
+            return Ok(None);
+        }
+        let numbers = self.next..self.next + parts.len() as u64;
+        self.next = numbers.end;
+        self.under_way.extend(numbers.clone().map(|number| (number, Arc::clone(bytes))));
+        Ok(Some(numbers))
+    }
+
+    /// Sleeps until so many have ended of which nobody has taken note yet. Hands nothing over (U5).
+    fn sleep_until_ended(&self, count: usize) -> io::Result<()> {
+        let count = u32::try_from(count).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the kernel gets no memory by this call: no entries, and no argument.
+        unsafe { self.ring.submitter().enter::<()>(0, count, GET_EVENTS, None) }.map(drop)
+    }
+
     /// Takes note of what has ended.
     fn reap(&mut self) {
         for entry in self.ring.completion() {
@@ -156,7 +190,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.reap();
         while !self.under_way.is_empty() {
-            match self.ring.submit_and_wait(1) {
+            match self.sleep_until_ended(1) {
                 Err(error) if !is_passing(&error) => break,
                 _ => self.reap(),
             }
@@ -180,4 +214,31 @@ fn outcome(result: i32) -> io::Result<usize> {
 pub(super) fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::INTR, Errno::AGAIN, Errno::BUSY].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BLOCK_LENGTH;
+
+    #[test]
+    fn what_the_system_did_not_take_is_never_written_and_what_it_took_is_waited_for() {
+        let file = tempfile::tempfile().unwrap();
+        // Not every system has rings.
+        let Ok(ring) = Ring::new() else { return };
+        let bytes = Arc::new(AlignedBuffer::copy_of(&[2; BLOCK_LENGTH]));
+        let part = |number: u64| [WritePart { offset: number * BLOCK_LENGTH as u64, range: 0..BLOCK_LENGTH }];
+        let taken = ring.begin(&file, &bytes, &part(0)).unwrap().unwrap();
+        let mut inner = ring.lock();
+        let queued = inner.queue(&file, &bytes, &part(1)).unwrap().unwrap();
+        assert_eq!(inner.ring.submission().len(), 1);
+        let error = ring.lose_queue(&mut inner, &queued, io::ErrorKind::Other.into());
+        assert!(error.kind() == io::ErrorKind::Other && ring.is_lost());
+        drop(inner);
+        assert_eq!(ring.wait(taken).unwrap().pop().unwrap().unwrap(), BLOCK_LENGTH);
+        assert!(ring.begin(&file, &bytes, &part(2)).is_err());
+        drop(ring);
+        assert_eq!(Arc::strong_count(&bytes), 1);
+        assert_eq!(file.metadata().unwrap().len(), BLOCK_LENGTH as u64, "only the first block was written");
+    }
 }
