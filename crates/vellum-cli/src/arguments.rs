@@ -7,7 +7,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use crate::commands::{cat, check, completions, create, export, import, info, inspect, ls, man, readers, stat, stress};
 use crate::exit::Exit;
 use crate::failure::Result;
-use crate::output::{Format, Output, When};
+use crate::output::{Audience, Format, Output, When};
 
 /// Work with Vellum stores: crash-consistent page stores, each in one file.
 #[derive(Debug, Parser)]
@@ -25,7 +25,7 @@ pub(crate) struct Global {
     /// Write results as JSON lines
     #[arg(long, global = true, env = "VELLUM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
-    /// Say nothing but errors
+    /// Say nothing but errors, and what was asked for: no summary, note or warning. JSON stays whole
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Say more; twice, still more
@@ -58,6 +58,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Who does something but print goes on if nobody listens. `stress write` does not: it is there for its
+    /// acknowledgements, and says that it stopped.
+    pub(crate) fn audience(&self) -> Audience {
+        match self {
+            Self::Create(_) | Self::Check(_) | Self::Import(_) | Self::Export(_) => Audience::Welcome,
+            _ => Audience::Needed,
+        }
+    }
+
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
         match self {
             Self::Create(arguments) => arguments.run(output),
@@ -78,10 +87,10 @@ impl Command {
 }
 
 impl Global {
-    pub(crate) fn output(&self) -> Output {
+    pub(crate) fn output(&self, audience: Audience) -> Output {
         let format = if self.json { Format::Json } else { Format::Text };
         let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
-        Output::new(format, verbosity, self.progress, self.color)
+        Output::new(format, verbosity, self.progress, self.color, audience)
     }
 }
 

@@ -25,7 +25,7 @@ impl Exit {
         (Self::DONE, "done; a check found nothing wrong"),
         (Self::FAILED, "the operation failed (an I/O error, or something unexpected)"),
         (Self::USAGE, "wrong usage"),
-        (Self::REPAIRABLE, "finished; found problems that cost space, not data"),
+        (Self::REPAIRABLE, "finished; found problems that cost no data: leaks, or damage to what there is twice"),
         (Self::CORRUPT, "finished or stopped; found damaged or unreadable data"),
         (Self::PARTLY, "partly done: some work was kept, an error stopped the rest"),
         (Self::NOT_A_STORE, "the file or the entry was not found, or is no Vellum store"),

@@ -45,7 +45,7 @@ impl Failure {
     pub(crate) fn file(operation: &str, path: &Path, error: &io::Error) -> Self {
         let exit = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::NO_SPACE,
-            io::ErrorKind::NotFound => Exit::NOT_A_STORE,
+            kind if is_wrong_path(kind) => Exit::NOT_A_STORE,
             _ => Exit::FAILED,
         };
         Self::new(exit, format_args!("cannot {operation} {}", path.display()), error, io_advice(error.kind()))
@@ -81,7 +81,7 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         _ if error.is_corruption() => Exit::CORRUPT,
         _ if error.is_no_space() => Exit::NO_SPACE,
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NOT_A_STORE,
+        Error::Io { source, .. } if is_wrong_path(source.kind()) => Exit::NOT_A_STORE,
         Error::NotAStore { .. } | Error::IncompleteCreate { .. } | Error::NotAFile { .. } => Exit::NOT_A_STORE,
         Error::Locked { .. }
         | Error::OpenedTwice { .. }
@@ -131,13 +131,19 @@ fn advice(error: &Error) -> &'static str {
     }
 }
 
+/// Whether nothing can be there: no such name, a part of the path that is no folder, a name that is too long.
+fn is_wrong_path(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)
+}
+
 fn io_advice(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::NotFound => "check the path",
+        kind if is_wrong_path(kind) => "check the path",
         io::ErrorKind::PermissionDenied => "check the permissions of the file and of its folder",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on the disk, and try again",
         io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: use another place",
         io::ErrorKind::AlreadyExists => "choose another name",
+        io::ErrorKind::DirectoryNotEmpty => "move that folder away, or choose another place",
         _ => "see to the disk, then try again",
     }
 }

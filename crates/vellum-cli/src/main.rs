@@ -20,18 +20,30 @@ mod tree;
 
 use std::process::ExitCode;
 
+use exit::Exit;
+use failure::Result;
+use output::Output;
+
 fn main() -> ExitCode {
     let arguments = match arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(exit) => return exit.into(),
     };
-    let output = arguments.global.output();
+    let output = arguments.global.output(arguments.command.audience());
     let result = interrupt::outlive_file_limits().and_then(|()| arguments.command.run(&output));
-    let exit = result.and_then(|exit| output.flush().map(|()| exit)).unwrap_or_else(|failure| {
+    let exit = result.and_then(|exit| finish(&output, exit)).unwrap_or_else(|failure| {
         // What was found before the failure is still worth having.
         let _ = output.flush();
         output.failure(&failure);
         failure.exit
     });
     exit.into()
+}
+
+/// Sends off what is left of the results. The command is done: that nobody reads them changes nothing of what it came to.
+fn finish(output: &Output, exit: Exit) -> Result<Exit> {
+    match output.flush() {
+        Err(failure) if failure.lines.is_some() => Err(failure),
+        _ => Ok(exit),
+    }
 }

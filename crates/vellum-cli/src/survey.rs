@@ -75,6 +75,16 @@ impl Survey {
         valid.max_by_key(|superblock| superblock.checkpoint)
     }
 
+    /// The copies of the superblocks that should be good and are not, and why. A store that has had one checkpoint only
+    /// has never written the other slot.
+    pub(crate) fn damaged_copies(&self) -> impl Iterator<Item = (Block, &str)> {
+        let first =
+            self.newest().filter(|newest| newest.checkpoint.0 <= 1).map(|newest| slot_blocks(newest.checkpoint));
+        let wanted = move |block: Block| first.is_none_or(|slot| slot.contains(&block.0));
+        let damaged = self.copies.iter().filter_map(|copy| Some((copy.block, copy.content.as_ref().err()?.as_str())));
+        damaged.filter(move |(block, _)| wanted(*block))
+    }
+
     /// Whether a writer has the store open now.
     ///
     /// # Errors

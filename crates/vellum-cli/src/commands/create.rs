@@ -1,5 +1,6 @@
 //! `vellum create`.
 
+use std::num::ParseIntError;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -7,7 +8,7 @@ use vellum::{Background, Options, Pager};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::output::{Format, Output};
+use crate::output::Output;
 
 /// Create an empty store
 ///
@@ -16,8 +17,8 @@ use crate::output::{Format, Output};
 pub(crate) struct Arguments {
     /// The file to create
     store: PathBuf,
-    /// The id of the application whose store it is to be; 0 for none in particular
-    #[arg(long, value_name = "ID", default_value_t = 0)]
+    /// The id of the application whose store it is to be, also as 0x and hexadecimal digits; 0 for none in particular
+    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = number)]
     application: u32,
     /// The version of that application's format
     #[arg(long, value_name = "VERSION", default_value_t = 0)]
@@ -29,6 +30,14 @@ struct Created {
     path: String,
     store: String,
     bytes: u64,
+}
+
+/// A number as people write it, or as `info` prints ids.
+fn number(text: &str) -> Result<u32, ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
 }
 
 impl Arguments {
@@ -45,10 +54,7 @@ impl Arguments {
             store: status.id.to_string(),
             bytes: status.blocks_total * vellum::BLOCK_BYTES,
         };
-        match output.format {
-            Format::Json => output.json("created", &created)?,
-            Format::Text => output.line(format_args!("created {path}, store {}", created.store))?,
-        }
+        output.summary("created", &created, format_args!("created {path}, store {}", created.store))?;
         Ok(Exit::DONE)
     }
 }

@@ -23,14 +23,16 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::open;
-use crate::output::{Format, Output};
+use crate::output::Output;
 use crate::progress::{Progress, human_bytes};
 use crate::tree::{self, Entries, Entry, Kind, TreeError};
 
 /// Make a folder hold the tree that a store holds
 ///
 /// Files, folders and links get the permissions and times they were imported with. What is in the folder already and
-/// not in the store is left alone; what has the same name is replaced.
+/// not in the store is left alone; what has the same name is replaced, but a folder that is not empty by a folder only.
+///
+/// A writer is kept out while this runs, and one that has the store open keeps this out (exit code 11).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The store
@@ -76,6 +78,7 @@ impl Arguments {
         let mut progress = Progress::new("export", output);
         let mut folders: Vec<Entry> = Vec::new();
         let mut exit = Exit::DONE;
+        let mut full = None;
         let what = format!("cannot export {}", self.store.display());
         for entry in Entries::of(&view).map_err(|error| error.failure(&what))? {
             if interrupt.is_wanted() {
@@ -86,6 +89,10 @@ impl Arguments {
                 Ok(()) => totals.count(&entry),
                 Err(trouble) => {
                     progress.clear();
+                    if let Some(failure) = self.full_disk(&entry, &trouble, exit) {
+                        full = Some(failure);
+                        break;
+                    }
                     exit = worse(exit, self.tell_trouble(output, &entry, &trouble));
                     totals.failed += 1;
                     continue;
@@ -103,24 +110,32 @@ impl Arguments {
             }
         }
         progress.clear();
-        match output.format {
-            Format::Json => output.json("summary", &totals)?,
-            Format::Text => output.line(format_args!(
-                "{}: {} ({}), {}, {} of generation {}; {} failed",
-                self.folder.display(),
-                counted(totals.files, "file"),
-                human_bytes(totals.bytes),
-                counted(totals.folders, "folder"),
-                counted(totals.links, "link"),
-                totals.generation,
-                totals.failed
-            ))?,
+        if let Some(failure) = full {
+            return Err(failure);
         }
+        let said = format!(
+            "{}: {} ({}), {}, {} of generation {}; {} failed",
+            self.folder.display(),
+            counted(totals.files, "file"),
+            human_bytes(totals.bytes),
+            counted(totals.folders, "folder"),
+            counted(totals.links, "link"),
+            totals.generation,
+            totals.failed
+        );
+        output.summary("summary", &totals, said)?;
         Ok(exit)
     }
 
     fn place(&self, entry: &Entry) -> PathBuf {
         self.folder.join(OsStr::from_bytes(&entry.path))
+    }
+
+    /// The failure that ends the export where the disk is full: each entry to come would fail in the same way.
+    fn full_disk(&self, entry: &Entry, trouble: &Trouble, so_far: Exit) -> Option<Failure> {
+        let Trouble::Target(error) = trouble else { return None };
+        let failure = Failure::file("write", &self.place(entry), error);
+        (failure.exit == Exit::NO_SPACE).then(|| Failure { exit: worse(so_far, failure.exit), ..failure })
     }
 
     fn tell_trouble(&self, output: &Output, entry: &Entry, trouble: &Trouble) -> Exit {
@@ -148,12 +163,12 @@ impl Arguments {
                 symlink(OsStr::from_bytes(target), &temporary)?;
                 let times = Timestamps { last_access: timespec(entry), last_modification: timespec(entry) };
                 let finished = utimensat(CWD, &temporary, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
-                Ok(finished.and_then(|()| fs::rename(&temporary, &place)).inspect_err(|_| discard(&temporary))?)
+                Ok(finished.and_then(|()| put(&temporary, &place)).inspect_err(|_| discard(&temporary))?)
             }
             Kind::File { .. } => {
                 let temporary = temporary(&place);
                 write_file(view, entry, &temporary)
-                    .and_then(|()| Ok(fs::rename(&temporary, &place)?))
+                    .and_then(|()| Ok(put(&temporary, &place)?))
                     .inspect_err(|_| discard(&temporary))
             }
         }
@@ -183,17 +198,36 @@ fn check_parents(root: &Path, path: &[u8]) -> io::Result<()> {
     for (slash, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
         let parent = root.join(OsStr::from_bytes(&path[..slash]));
         if !fs::symlink_metadata(&parent)?.is_dir() {
-            return Err(io::Error::other(format!("{} is no folder", parent.display())));
+            let why = format!("{} is no folder", parent.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, why));
         }
     }
     Ok(())
 }
 
-/// A folder that we may write to, whatever its permissions will be.
+/// A folder that we may write to, whatever its permissions will be. A file or link of its name is replaced.
 fn make_folder(place: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(place) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(place)?.is_dir() => {
-            fs::set_permissions(place, Permissions::from_mode(0o700))
+    let make = || fs::DirBuilder::new().mode(0o700).create(place);
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match fs::symlink_metadata(place)?.is_dir() {
+            true => fs::set_permissions(place, Permissions::from_mode(0o700)),
+            false => fs::remove_file(place).and_then(|()| make()),
+        },
+        other => other,
+    }
+}
+
+/// Gives a file or link that is whole its name. What else has this name is replaced, a folder only if it is empty.
+fn put(temporary: &Path, place: &Path) -> io::Result<()> {
+    match fs::rename(temporary, place) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir(place).map_err(|error| match error.kind() {
+                kind @ io::ErrorKind::DirectoryNotEmpty => {
+                    io::Error::new(kind, "a folder that is not empty has this name")
+                }
+                _ => error,
+            })?;
+            fs::rename(temporary, place)
         }
         other => other,
     }
@@ -257,6 +291,8 @@ mod tests {
         assert!(check_parents(root.path(), b"file").is_ok());
         assert!(check_parents(root.path(), b"link/file").is_err());
         assert!(check_parents(root.path(), b"none/file").is_err());
-        assert!(make_folder(&root.path().join("link")).is_err());
+        // The link is replaced, and what it leads to stays.
+        make_folder(&root.path().join("link")).unwrap();
+        assert!(check_parents(root.path(), b"link/file").is_ok() && outside.path().exists());
     }
 }

@@ -1,9 +1,9 @@
 //! `vellum ls`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vellum::{CodecId, Pager, Share, View};
@@ -17,11 +17,14 @@ use crate::tree::{Entries, Entry, Kind};
 use crate::{open, tree};
 
 /// List the files of an imported tree
+///
+/// On a terminal what could command it is escaped in names; elsewhere they are written as they are. A writer is kept out
+/// while this runs, and one that has the store open keeps this out (exit code 11).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The store
     store: PathBuf,
-    /// Only this file, or what lies in this folder
+    /// Only this file, or this folder and what lies in it; '.' or '/' is the tree's root
     path: Option<OsString>,
     /// Kind, permissions, length and time too
     #[arg(short, long)]
@@ -54,11 +57,11 @@ impl Arguments {
         let pager = open::read_only(&self.store)?;
         let view = pager.view();
         let failed = |error: tree::TreeError| error.failure(format_args!("cannot list {}", self.store.display()));
-        let wanted = self.path.as_ref().map(|path| trimmed(path.as_bytes()));
-        let mut found = wanted.is_none();
+        let wanted = Wanted::of(self.path.as_deref().map_or(b".", OsStr::as_bytes));
+        let mut found = wanted.is_root();
         for entry in Entries::of(&view).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if wanted.is_none_or(|wanted| is_at_or_below(&entry.path, wanted)) {
+            if wanted.has(&entry) {
                 found = true;
                 let storage = self.storage.then(|| stored(&view, &entry)).transpose();
                 self.tell(output, &entry, storage.map_err(|error| open::failed_to_read(&self.store, &error))?)?;
@@ -66,7 +69,7 @@ impl Arguments {
         }
         match found {
             true => Ok(Exit::DONE),
-            false => Err(not_found(&pager, wanted.unwrap_or_default(), &self.store)),
+            false => Err(wanted.not_found(&pager, &self.store)),
         }
     }
 
@@ -84,12 +87,11 @@ impl Arguments {
                     let codecs: Vec<&str> = shares.iter().map(|share| share.codec).collect();
                     output.bytes(format!("{bytes:>12} {:8} ", codecs.join("+")).as_bytes())?;
                 }
-                // Bytes as they are: a path need not be text.
-                output.bytes(&entry.path)?;
+                output.name(&entry.path)?;
                 match &entry.kind {
                     Kind::Link { target } if self.long => {
                         output.bytes(b" -> ")?;
-                        output.bytes(target)?;
+                        output.name(target)?;
                     }
                     _ => {}
                 }
@@ -129,41 +131,79 @@ fn listed(entry: &Entry) -> Listed<'_> {
     }
 }
 
-/// A path as the catalogue has it: people put `./` before and `/` behind.
-pub(super) fn trimmed(mut path: &[u8]) -> &[u8] {
-    while let Some(rest) = path.strip_prefix(b"./") {
-        path = rest;
-    }
-    while let Some(rest) = path.strip_suffix(b"/") {
-        path = rest;
-    }
-    path
+/// A path of the tree as somebody asks for it: `sub`, `./sub`, `/sub` and `sub/` are one, `.` and `/` are the root.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// As it was asked for.
+    asked: &'a [u8],
+    /// As the catalogue has it; empty for the root.
+    pub(super) path: &'a [u8],
+    /// A slash at the end asks for a folder.
+    folder: bool,
 }
 
-fn is_at_or_below(path: &[u8], folder: &[u8]) -> bool {
-    folder == b"." || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-}
+impl<'a> Wanted<'a> {
+    pub(super) fn of(asked: &'a [u8]) -> Self {
+        let mut path = asked;
+        while let Some(rest) = path.strip_prefix(b"./").or_else(|| path.strip_prefix(b"/")) {
+            path = rest;
+        }
+        let mut folder = false;
+        while let Some(rest) = path.strip_suffix(b"/.").or_else(|| path.strip_suffix(b"/")) {
+            (path, folder) = (rest, true);
+        }
+        let path = if path == b"." { b"" } else { path };
+        Self { asked, path, folder }
+    }
 
-/// The failure of a look for a path that the store does not have.
-pub(super) fn not_found(pager: &Pager, path: &[u8], store: &std::path::Path) -> Failure {
-    let what = format!("cannot find {} in {}", String::from_utf8_lossy(path), store.display());
-    let generation = open::generation_of(pager);
-    Failure::new(
-        Exit::NOT_A_STORE,
-        what,
-        format_args!("no entry has this path at {generation}"),
-        "'vellum ls' lists them",
-    )
+    /// Nothing at all is no path, of the root neither.
+    pub(super) fn is_root(&self) -> bool {
+        self.path.is_empty() && !self.asked.is_empty()
+    }
+
+    /// Whether it is this entry, and not asked for as a folder without being one.
+    pub(super) fn is(&self, entry: &Entry) -> bool {
+        self.path == entry.path && (!self.folder || entry.kind == Kind::Folder)
+    }
+
+    /// Whether it is this entry or a folder above it.
+    fn has(&self, entry: &Entry) -> bool {
+        let below = |rest: &[u8]| rest.first() == Some(&b'/');
+        self.is_root() || self.is(entry) || entry.path.strip_prefix(self.path).is_some_and(below)
+    }
+
+    /// The failure of a look for what the store does not have.
+    pub(super) fn not_found(&self, pager: &Pager, store: &Path) -> Failure {
+        let what = format!("cannot find '{}' in {}", String::from_utf8_lossy(self.asked), store.display());
+        let (noun, generation) = (if self.folder { "folder" } else { "entry" }, open::generation_of(pager));
+        let why = format!("no {noun} has this path at {generation}");
+        Failure::new(Exit::NOT_A_STORE, what, why, "'vellum ls' lists them")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn entry(path: &str, kind: Kind) -> Entry {
+        Entry { path: path.into(), mode: 0, mtime_seconds: 0, mtime_nanoseconds: 0, kind }
+    }
+
     #[test]
     fn a_folder_names_itself_and_what_lies_in_it() {
-        assert!(is_at_or_below(b"a/b", b"a") && is_at_or_below(b"a", b"a") && is_at_or_below(b"a", b"."));
-        assert!(!is_at_or_below(b"ab", b"a") && !is_at_or_below(b"a", b"a/b"));
-        assert_eq!((trimmed(b"././a/b//"), trimmed(b".")), (&b"a/b"[..], &b"."[..]));
+        let has = |asked: &str, path: &str| Wanted::of(asked.as_bytes()).has(&entry(path, Kind::Folder));
+        for asked in ["a", "a/", "./a", "/a", "././a//", "a/."] {
+            assert!(has(asked, "a") && has(asked, "a/b") && !has(asked, "ab"), "{asked}");
+        }
+        assert!(!has("a/b", "a") && !has("", "a") && !has("..", "a"));
+        assert!(
+            [".", "/", "./", "//", "/."].iter().all(|root| has(root, "a") && Wanted::of(root.as_bytes()).is_root())
+        );
+    }
+
+    #[test]
+    fn a_slash_asks_for_a_folder() {
+        let file = entry("a", Kind::Link { target: b"b".to_vec() });
+        assert!(Wanted::of(b"a").is(&file) && !Wanted::of(b"a/").is(&file) && !Wanted::of(b"a/").has(&file));
     }
 }

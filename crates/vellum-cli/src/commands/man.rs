@@ -10,27 +10,32 @@ use crate::output::Output;
 /// Print the manual page, of the program or of a command
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The command; without one, the program's own page
-    command: Option<String>,
+    /// The command, and the one within it if it has any ('stress verify'); without one, the program's own page
+    #[arg(value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 impl Arguments {
     pub(crate) fn run(&self, output: &Output) -> Result<Exit> {
         let mut definition = definition();
         definition.build();
-        let page = match &self.command {
-            None => Man::new(definition),
-            Some(name) => {
-                let command = definition.find_subcommand(name).cloned().ok_or_else(|| {
-                    let next = "'vellum --help' lists the commands";
-                    Failure::new(Exit::USAGE, "cannot print a manual page", format_args!("no command {name:?}"), next)
-                })?;
-                Man::new(command).title(format!("vellum-{name}"))
-            }
-        };
+        // Pages refer to each other by titles like `vellum-stress-verify`.
+        let names: Vec<&str> = self.command.iter().flat_map(|name| name.split('-')).collect();
+        let mut command = &definition;
+        for name in &names {
+            command = command.find_subcommand(name).ok_or_else(|| unknown(command, name))?;
+        }
+        let title = [&["vellum"], &names[..]].concat().join("-");
+        let page = Man::new(command.clone()).title(title);
         let mut text = Vec::new();
         page.render(&mut text).map_err(|error| Failure::output(&error))?;
         output.bytes(&text)?;
         Ok(Exit::DONE)
     }
+}
+
+fn unknown(command: &clap::Command, name: &str) -> Failure {
+    let command = command.get_bin_name().unwrap_or("vellum");
+    let (why, next) = (format!("{command} has no command {name:?}"), format!("'{command} --help' lists the commands"));
+    Failure::new(Exit::USAGE, "cannot print a manual page", why, next)
 }

@@ -1,10 +1,12 @@
 //! Bad input: each kind its own exit code and its three lines, and no file is harmed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use crate::support::{Place, on, path, run};
+use crate::support::{Place, on, path, program, ran, run};
 
 const READING: [&str; 8] = [
     "info {}",
@@ -38,7 +40,12 @@ fn what_is_no_store_is_refused_and_not_touched() {
     fs::create_dir(&folder).unwrap();
     let socket = place.join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    for store in [&nothing, &empty, &foreign, &folder, &socket] {
+    let (below, long) = (foreign.join("below"), place.join(&"n".repeat(300)));
+    for store in [&below, &long] {
+        assert!(on(store, "info {}").stderr.contains("check the path"));
+        run(["import", path(&nothing), path(store)]).expect(10);
+    }
+    for store in [&nothing, &empty, &foreign, &folder, &socket, &below, &long] {
         for words in READING {
             refused(store, words, 10);
         }
@@ -80,7 +87,9 @@ fn a_store_of_another_application_or_version_is_unsupported() {
     run(["import", path(&store), path(&tree)]).expect(12);
     refused(&store, "ls {}", 12);
     let other = place.join("other");
-    run(["create", "--application", "77", path(&other)]).expect(0);
+    run(["create", "--application", "0x4d", path(&other)]).expect(0);
+    assert!(on(&other, "info {}").expect(0).text().contains("0x0000004d"));
+    run(["create", "--application", "0x1ffffffff", path(&place.join("none"))]).expect(2);
     run(["stress", "write", path(&other), "1"]).expect(12);
     // A store of nobody in particular becomes one of a tree.
     let plain = place.join("plain");
@@ -117,7 +126,18 @@ fn what_is_not_in_the_store_is_not_found() {
     refused(&store, "cat {} nothing", 10);
     refused(&store, "cat {} folder", 1);
     refused(&store, "ls {} nothing", 10);
-    assert_eq!(on(&store, "ls {} folder/").expect(0).text(), "folder\n");
+    refused(&store, "cat {} .", 1);
+    let ls = |words: &str| on(&store, words).expect(0).text();
+    assert_eq!(ls("ls {} folder/"), "folder\n");
+    assert_eq!((ls("ls {} /"), ls("ls {} ."), ls("ls {} /folder")), (ls("ls {}"), ls("ls {}"), ls("ls {} folder")));
+    fs::write(tree.join("file"), b"").unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
+    on(&store, "cat {} /file").expect(0);
+    for words in ["cat {} file/", "ls {} file/", "ls {} /nothing", "cat {} /nothing"] {
+        refused(&store, words, 10);
+        let asked = words.rsplit(' ').next().unwrap();
+        assert!(on(&store, words).stderr.contains(&format!("'{asked}'")), "{words}");
+    }
     refused(&store, "inspect page {} 12:99", 10);
     run(["import", path(&store), path(&place.join("nowhere"))]).expect(10);
     run(["import", path(&store), path(&store)]).expect(10);
@@ -148,4 +168,27 @@ fn wrong_usage_is_2_and_64_for_stress_verify() {
         on(store, words).expect(64);
     }
     on(store, "stress verify --help").expect(0);
+}
+
+#[test]
+fn a_root_that_cannot_be_read_makes_no_store() {
+    let place = Place::new();
+    let (tree, store) = (place.join("tree"), place.join("store"));
+    fs::create_dir(&tree).unwrap();
+    fs::set_permissions(place.join(""), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&tree, fs::Permissions::from_mode(0o311)).unwrap();
+    let mut import = program();
+    import.args(["import", path(&store), path(&tree)]);
+    if fs::read_dir(&tree).is_ok() {
+        // We may do anything: somebody else is to try, unless the program lies where nobody else comes.
+        fs::set_permissions(&tree, fs::Permissions::from_mode(0o700)).unwrap();
+        import.uid(65534);
+        if import.output().is_err() {
+            println!("skipped: nobody else may run the program");
+            return;
+        }
+    }
+    let ran = ran(&mut import).expect(1);
+    assert!(ran.stderr.contains(path(&tree)) && ran.stderr.contains("permissions"), "{}", ran.stderr);
+    assert!(!store.exists());
 }

@@ -55,13 +55,51 @@ fn info_and_inspect_show_what_is_left_of_a_damaged_store() {
     flip(&store, 2 * 4096 + 100);
     assert_eq!(copies("inspect superblock {} --json", 0), 2);
     assert_eq!(on(&store, "info {} --json").expect(0).json()[0]["superblock_copies_valid"], 2);
-    on(&store, "check {} --level full").expect(0);
+    let lines = on(&store, "check {} --level full --json").expect(3).json();
+    let severities: Vec<&Value> = lines.iter().map(|line| &line["severity"]).collect();
+    assert_eq!(severities[..2], ["repairable"; 2], "{lines:?}");
+    assert_eq!((&lines[0]["offset"], &lines[1]["offset"]), (&4096.into(), &8192.into()));
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["superblock_copies_damaged"], &summary["damages"]), (&2.into(), &0.into()));
+    assert!(summary["repairable"].as_u64() >= Some(2), "{summary}");
     flip(&store, 17 * 4096 + 100);
     flip(&store, 18 * 4096 + 100);
     assert_eq!(copies("inspect superblock {} --json", 4), 0);
     for words in ["info {}", "check {}", "inspect map {}", "inspect record {}", "inspect page {} 12:0", "ls {}"] {
         assert_eq!(on(&store, words).expect(4).stderr.lines().count(), 3, "{words}");
     }
+}
+
+#[test]
+fn damage_that_recovery_mends_is_told_and_never_nothing_wrong() {
+    let place = Place::new();
+    let store = store_with_one_file(&place);
+    let whole = fs::read(&store).unwrap();
+    let newest = &on(&store, "inspect superblock {} --json").expect(0).json();
+    let newest = newest.iter().max_by_key(|copy| copy["superblock"]["checkpoint"].as_u64()).unwrap();
+    let newest = newest["superblock"].clone();
+    let slot = |checkpoint: u64| if checkpoint % 2 == 0 { [1, 2] } else { [17, 18] };
+    // The newest slot and the older one: which is which is the format's affair.
+    for copies in [slot(0), slot(1)] {
+        fs::write(&store, &whole).unwrap();
+        copies.iter().for_each(|copy| flip(&store, copy * 4096 + 100));
+        let text = on(&store, "check {}").expect(3).text();
+        assert!(!text.contains("nothing wrong") && text.contains("repairable: "), "{text}");
+    }
+    // A node that the newest checkpoint leads to.
+    let map = newest["trees"].as_array().unwrap().iter().find(|tree| tree["tree"] == "bitmap").unwrap();
+    let address = map["root"]["address"].as_u64().unwrap() as usize;
+    fs::write(&store, &whole).unwrap();
+    flip(&store, address * 4096 + 100);
+    let ran = on(&store, "check {} --json").expect(3);
+    let summary = ran.json().pop().unwrap();
+    let mended = summary["fell_back"] == true || summary["bitmap_leaves_made_anew"].as_u64() > Some(0);
+    assert!(mended && summary["repairable"] == 1, "{summary}");
+    let text = on(&store, "check {}").expect(3).text();
+    assert!(!text.contains("nothing wrong"), "{text}");
+    // An open for writing repairs it.
+    vellum::Pager::open(&store, &Options::new()).unwrap().close().unwrap();
+    assert!(on(&store, "check {}").expect(0).text().contains("nothing wrong"));
 }
 
 #[test]
@@ -170,7 +208,13 @@ fn help_manual_and_completions_come_from_the_same_definitions() {
     assert!(on(store, "--version").expect(0).text().starts_with("vellum "));
     assert!(on(store, "man").expect(0).text().contains("import"));
     assert!(on(store, "man import").expect(0).text().contains("checksum"));
+    for (words, option) in [("stress verify", "ACKED"), ("stress-write", "pause"), ("inspect superblock", "store")] {
+        let page = on(store, &format!("man {words}")).expect(0).text();
+        let title = format!("vellum-{}", words.replace(' ', "-"));
+        assert!(page.contains(&title) && page.contains(option), "{words}: {page}");
+    }
     on(store, "man nothing").expect(2);
+    assert!(on(store, "man stress nothing").expect(2).stderr.contains("vellum stress has no command"));
     for shell in ["bash", "zsh", "fish"] {
         assert!(on(store, &format!("completions {shell}")).expect(0).text().contains("import"));
     }

@@ -7,3 +7,4 @@ mod inspection;
 mod stress;
 mod support;
 mod trees;
+mod unheard;

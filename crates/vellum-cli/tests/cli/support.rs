@@ -47,13 +47,24 @@ pub(crate) fn program() -> Command {
 
 /// Runs the program to its end.
 pub(crate) fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
-    let output = program().args(arguments).output().unwrap();
+    ran(program().args(arguments))
+}
+
+pub(crate) fn ran(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
     Ran {
         // A signal would be a crash: no code stands for it.
         code: output.status.code().unwrap_or(-1),
         stdout: output.stdout,
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Runs the program to its end, while nobody reads its standard output.
+pub(crate) fn unheard<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    ran(program().args(arguments).stdout(writer))
 }
 
 /// A program that is to be killed, and the lines it prints.

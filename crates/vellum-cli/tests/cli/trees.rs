@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use crate::support::{Place, Random, Running, assert_same_tree, make_tree, on, path, picture, program, run, seed};
+use crate::support::{Place, Random, Running, assert_same_tree, make_tree, on, path, picture, program, ran, run, seed};
 
 #[test]
 fn what_is_imported_exports_identical() {
@@ -219,8 +219,76 @@ fn an_export_never_leaves_its_folder() {
     fs::write(outside.join("file"), b"old").unwrap();
     fs::create_dir(&out).unwrap();
     std::os::unix::fs::symlink(&outside, out.join("folder")).unwrap();
-    run(["export", path(&store), path(&out)]).expect(5);
+    run(["export", path(&store), path(&out)]).expect(0);
     assert_eq!(fs::read(outside.join("file")).unwrap(), b"old");
+    assert_same_tree(&tree, &out);
+}
+
+#[test]
+fn an_export_replaces_what_is_of_another_kind_but_no_folder_with_content() {
+    let place = Place::new();
+    let (tree, store, out) = (place.join("tree"), place.join("store"), place.join("out"));
+    fs::create_dir_all(tree.join("folder")).unwrap();
+    fs::write(tree.join("file"), b"new").unwrap();
+    fs::write(tree.join("folder/within"), b"within").unwrap();
+    std::os::unix::fs::symlink("file", tree.join("link")).unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
+    fs::create_dir_all(out.join("file")).unwrap();
+    fs::create_dir(out.join("link")).unwrap();
+    fs::write(out.join("folder"), b"old").unwrap();
+    run(["export", path(&store), path(&out)]).expect(0);
+    assert_same_tree(&tree, &out);
+
+    fs::remove_file(out.join("file")).unwrap();
+    fs::create_dir(out.join("file")).unwrap();
+    fs::write(out.join("file/of somebody"), b"kept").unwrap();
+    fs::write(out.join("folder/within"), b"old").unwrap();
+    let ran = run(["export", path(&store), path(&out)]).expect(5);
+    assert!(ran.stderr.contains("a folder that is not empty"), "{}", ran.stderr);
+    assert_eq!(fs::read(out.join("file/of somebody")).unwrap(), b"kept");
+    assert_eq!(fs::read(out.join("folder/within")).unwrap(), b"within");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing is left of the attempt");
+}
+
+#[test]
+fn an_export_to_a_full_disk_stops_at_once() {
+    let place = Place::new();
+    let (tree, store, disk) = (place.join("tree"), place.join("store"), place.join("disk"));
+    fs::create_dir(&tree).unwrap();
+    fs::create_dir(&disk).unwrap();
+    for index in 0..50 {
+        fs::write(tree.join(format!("file {index}")), vec![7; 50_000]).unwrap();
+    }
+    run(["import", path(&store), path(&tree)]).expect(0);
+    let small = |script: &str| {
+        let script = format!("mount -t tmpfs -o size=512k none \"$1\" && {script}");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_vellum")]);
+        command.args([&disk, &store]);
+        command
+    };
+    if !small("true").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: no file system may be mounted here");
+        return;
+    }
+    let ran = ran(&mut small("exec \"$0\" export \"$2\" \"$1\"")).expect(13);
+    assert_eq!(ran.stderr.lines().count(), 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("free space on the disk"), "{}", ran.stderr);
+}
+
+#[test]
+fn names_do_not_command_a_terminal() {
+    let place = Place::new();
+    let (tree, store) = (place.join("tree"), place.join("store"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("red\u{1b}[31m"), b"").unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
+    assert_eq!(on(&store, "ls {}").expect(0).text(), "red\u{1b}[31m\n");
+    let command = format!("{} ls {}", env!("CARGO_BIN_EXE_vellum"), path(&store));
+    match std::process::Command::new("script").args(["-qec", &command, "/dev/null"]).output() {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), "red\\033[31m"),
+        Err(_) => println!("skipped: nothing here makes a terminal"),
+    }
 }
 
 #[test]
@@ -242,6 +310,8 @@ fn what_cannot_be_read_any_more_keeps_what_the_store_has_of_it() {
     let ran = run(["import", "--json", path(&store), path(&moved)]).expect(5);
     let summary = ran.json().pop().unwrap();
     assert_eq!((&summary["removed"], &summary["stored"]), (&0.into(), &1.into()), "{}", ran.stderr);
+    let quiet = run(["-q", "import", path(&store), path(&moved)]).expect(5);
+    assert!(quiet.stdout.is_empty() && quiet.stderr.starts_with("error: cannot read"), "{quiet:?}");
     assert_eq!(on(&store, &format!("cat {{}} {deep}/file")).expect(0).text(), "deep");
     assert_eq!(on(&store, "cat {} other").expect(0).text(), "newer");
     fs::rename(&moved, &tree).unwrap();

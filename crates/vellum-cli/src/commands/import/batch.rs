@@ -187,7 +187,7 @@ impl<'a> Batch<'a> {
                 Format::Text => {
                     self.output.bytes(verb.as_bytes())?;
                     self.output.bytes(b" ")?;
-                    self.output.bytes(path)?;
+                    self.output.name(path)?;
                     self.output.bytes(b"\n")?;
                 }
             }

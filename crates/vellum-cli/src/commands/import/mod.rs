@@ -28,7 +28,7 @@ use super::counted;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::output::{Format, Output};
+use crate::output::Output;
 use crate::progress::{Progress, human_bytes};
 use crate::survey::Survey;
 use crate::tree::{APPLICATION, APPLICATION_VERSION, Entry, Kind};
@@ -88,6 +88,8 @@ impl Arguments {
             let what = format!("cannot import {}", self.folder.display());
             return Err(Failure::new(Exit::NOT_A_STORE, what, why, "give the root folder of a tree"));
         }
+        // Before the store is made: of a root that cannot be read there is nothing to import.
+        std::fs::read_dir(&self.folder).map_err(|error| Failure::file("read", &self.folder, &error))?;
         let interrupt = Interrupt::watch()?;
         let pager = open_or_create(&self.store, self.compression)?;
         let batch = Batch::new(pager.clone(), output, &self.store)?;
@@ -113,10 +115,7 @@ impl Arguments {
         let totals = import.totals.clone();
         drop(import);
         pager.close().map_err(|error| failed(&self.store, &error))?;
-        match output.format {
-            Format::Json => output.json("summary", &totals)?,
-            Format::Text => output.line(said(&self.store, &totals))?,
-        }
+        output.summary("summary", &totals, said(&self.store, &totals))?;
         Ok(if totals.failed > 0 { Exit::PARTLY } else { Exit::DONE })
     }
 }
@@ -289,6 +288,6 @@ impl Import<'_> {
     fn failed_to_read(&mut self, path: &Path, error: &std::io::Error) {
         self.totals.failed += 1;
         self.progress.clear();
-        self.output.warn(format_args!("cannot read {}: {error}", path.as_os_str().as_bytes().escape_ascii()));
+        self.output.fault(format_args!("cannot read {}: {error}", path.as_os_str().as_bytes().escape_ascii()));
     }
 }

@@ -11,7 +11,7 @@ use super::plan::State;
 use super::{content, options, plan};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::output::{Format, Output};
+use crate::output::Output;
 
 const LOST: Exit = Exit::own(1);
 const WRONG: Exit = Exit::own(2);
@@ -61,10 +61,8 @@ impl Arguments {
             return Err(Failure::new(LOST, format_args!("{store} has lost commits"), why, next));
         }
         let verified = Verified { sequence, acknowledged: self.acknowledged, pages };
-        match output.format {
-            Format::Json => output.json("verified", &verified)?,
-            Format::Text => output.line(format_args!("{store}: exactly sequence number {sequence}, {pages} pages"))?,
-        }
+        let line = format!("{store}: exactly sequence number {sequence}, {pages} pages");
+        output.summary("verified", &verified, line)?;
         Ok(Exit::DONE)
     }
 

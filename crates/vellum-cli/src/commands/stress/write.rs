@@ -62,14 +62,25 @@ impl Arguments {
             let transaction = pager.begin().map_err(failed)?;
             run.change(&transaction, &span).map_err(failed)?;
             transaction.commit().map_err(failed)?;
-            output.line(format_args!("ack {}", run.header.sequence))?;
-            output.flush()?;
+            let told = output.line(format_args!("ack {}", run.header.sequence)).and_then(|()| output.flush());
+            told.map_err(|failure| unheard(failure, run.header.sequence))?;
             if self.pause_us > 0 {
                 std::thread::sleep(Duration::from_micros(self.pause_us));
             }
         }
         pager.close().map_err(failed)?;
         Ok(Exit::DONE)
+    }
+}
+
+/// Commits that nobody hears of are no test: that is not the success which it is for output alone.
+fn unheard(failure: Failure, sequence: u64) -> Failure {
+    match failure.lines {
+        Some(_) => failure,
+        None => {
+            let why = format!("standard output was closed; {sequence} is durable, and was not acknowledged");
+            Failure::new(Exit::PARTLY, "cannot acknowledge commits", why, "read all that it prints, or ask for fewer")
+        }
     }
 }
 
