@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// Sends off what is left of the results. The command is done: that nobody reads them changes nothing of what it came to.
+/// Sends off what is left of the results. The command is done: that nobody reads them changes nothing of what it came
+/// to.
 fn finish(output: &Output, exit: Exit) -> Result<Exit> {
     match output.flush() {
         Err(failure) if failure.lines.is_some() => Err(failure),

@@ -180,8 +180,8 @@ impl Output {
     }
 }
 
-/// A name without control characters, of C1 too, and without bytes that are not UTF-8: as `ls -b` has them, so that no two
-/// names look the same.
+/// A name without control characters, of C1 too, and without bytes that are not UTF-8: as `ls -b` has them, so that no
+/// two names look the same.
 fn escaped(name: &[u8]) -> String {
     let mut escaped = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {

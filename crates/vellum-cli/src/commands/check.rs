@@ -15,8 +15,8 @@ use crate::survey::Survey;
 
 /// Check a store, and tell everything that is wrong with it
 ///
-/// Nothing is written: what recovery would change is changed in memory only. A finding is 'damage' (data is lost), 'leak'
-/// (space is lost), or 'repairable': damage that costs nothing, and goes when the store is opened for writing.
+/// Nothing is written: what recovery would change is changed in memory only. A finding is 'damage' (data is lost),
+/// 'leak' (space is lost), or 'repairable': damage that costs nothing, and that the store's next writer repairs.
 ///
 /// A writer is kept out while this runs, and one that has the store open keeps this out (exit code 11).
 #[derive(Debug, clap::Args)]
@@ -65,7 +65,7 @@ struct Summary {
     superblock_copies_damaged: u64,
 }
 
-/// What an open for writing repairs.
+/// What the next writer repairs.
 #[derive(Default)]
 struct Repairable {
     findings: Vec<(Option<u64>, String)>,
@@ -121,7 +121,7 @@ impl Arguments {
     fn said(&self, summary: &Summary) -> String {
         let repairable = match summary.repairable {
             0 => String::new(),
-            count => format!(", {} that opening the store for writing repairs", counted(count, "finding")),
+            count => format!(", {} that the next writer repairs", counted(count, "finding")),
         };
         let verdict = match (summary.damages, summary.leaks, summary.repairable) {
             (0, 0, 0) => "nothing wrong".to_owned(),

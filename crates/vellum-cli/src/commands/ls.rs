@@ -18,8 +18,8 @@ use crate::{open, tree};
 
 /// List the files of an imported tree
 ///
-/// On a terminal what could command it is escaped in names; elsewhere they are written as they are. A writer is kept out
-/// while this runs, and one that has the store open keeps this out (exit code 11).
+/// On a terminal what could command it is escaped in names; elsewhere they are written as they are. A writer is kept
+/// out while this runs, and one that has the store open keeps this out (exit code 11).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The store

@@ -78,13 +78,20 @@ fn damage_that_recovery_mends_is_told_and_never_nothing_wrong() {
     let newest = &on(&store, "inspect superblock {} --json").expect(0).json();
     let newest = newest.iter().max_by_key(|copy| copy["superblock"]["checkpoint"].as_u64()).unwrap();
     let newest = newest["superblock"].clone();
-    let slot = |checkpoint: u64| if checkpoint % 2 == 0 { [1, 2] } else { [17, 18] };
+    let slot = |checkpoint: u64| if checkpoint.is_multiple_of(2) { [1, 2] } else { [17, 18] };
     // The newest slot and the older one: which is which is the format's affair.
     for copies in [slot(0), slot(1)] {
         fs::write(&store, &whole).unwrap();
         copies.iter().for_each(|copy| flip(&store, copy * 4096 + 100));
         let text = on(&store, "check {}").expect(3).text();
         assert!(!text.contains("nothing wrong") && text.contains("repairable: "), "{text}");
+    }
+    for copy in [1, 2, 17, 18] {
+        fs::write(&store, &whole).unwrap();
+        flip(&store, copy * 4096 + 100);
+        assert_eq!(on(&store, "check {} --json").expect(3).json()[0]["offset"], copy * 4096);
+        vellum::Pager::open(&store, &Options::new()).unwrap().close().unwrap();
+        on(&store, "check {}").expect(0);
     }
     // A node that the newest checkpoint leads to.
     let map = newest["trees"].as_array().unwrap().iter().find(|tree| tree["tree"] == "bitmap").unwrap();

@@ -1,4 +1,5 @@
-//! What a command does, and its exit code, do not depend on who reads its output; and `-q` silences what went well only.
+//! What a command does, and its exit code, do not depend on who reads its output; and `-q` silences what went well
+//! only.
 
 use std::fs::{self, File};
 
