@@ -121,7 +121,7 @@ impl Arguments {
     fn said(&self, summary: &Summary) -> String {
         let repairable = match summary.repairable {
             0 => String::new(),
-            count => format!(", {} that the next writer repairs", counted(count, "finding")),
+            count => format!(", {}", counted(count, "repairable finding")),
         };
         let verdict = match (summary.damages, summary.leaks, summary.repairable) {
             (0, 0, 0) => "nothing wrong".to_owned(),

@@ -17,9 +17,21 @@ fn an_import_that_nobody_reads_is_finished() {
     fs::write(tree.join("c"), b"last").unwrap();
     unheard(["import", "-vv", "--compression", "lz4", path(&store), path(&tree)]).expect(0);
     assert_eq!(on(&store, "cat {} c").expect(0).text(), "last");
-    let out = place.join("out");
+}
+
+#[test]
+fn an_export_that_nobody_reads_is_finished() {
+    let place = Place::new();
+    let (tree, store, out) = (place.join("tree"), place.join("store"), place.join("out"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), b"file").unwrap();
+    run(["import", path(&store), path(&tree)]).expect(0);
     unheard(["export", path(&store), path(&out)]).expect(0);
-    assert_eq!(fs::read(out.join("c")).unwrap(), b"last");
+    assert_eq!(fs::read(out.join("file")).unwrap(), b"file");
+    // What cannot be written is in the exit code.
+    fs::remove_file(out.join("file")).unwrap();
+    fs::create_dir_all(out.join("file/within")).unwrap();
+    unheard(["export", path(&store), path(&out)]).expect(5);
 }
 
 #[test]
