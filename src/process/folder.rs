@@ -1,8 +1,13 @@
 //! The side folder: where it lies, and its files.
+//!
+//! - **N1** The owner of the store can always write into the folder and to its files, whoever made them and whatever the
+//!   store's own permissions were then: a writer that came later would be locked out for good. Whoever cannot see to
+//!   that makes no folder, and a reader then does with the lock alone.
+//! - **N2** A folder in which nothing could be made is removed again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -11,6 +16,13 @@ use crate::error::{Error, Result};
 const WRITER: &str = "writer";
 /// What the names of readers' files begin with.
 const READER: &str = "reader-";
+
+/// What its owner may do with the folder: enter it, look through it, and make files there.
+const OWNERS_FOLDER: u32 = 0o700;
+/// What its owner may do with a file there.
+const OWNERS_FILE: u32 = 0o600;
+/// Whoever else may write to the store, and so be a writer.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Which file a descriptor or a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +49,23 @@ impl FileId {
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// The permissions of the store's file: who may read it may say so in the folder.
+    /// The permissions of the store's file: who may write to it may write to files of the folder.
     mode: u32,
+    /// Whose the store's file is.
+    owner: Owner,
+}
+
+/// User and group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { user: metadata.uid(), group: metadata.gid() }
+    }
 }
 
 impl Folder {
@@ -50,7 +77,7 @@ impl Folder {
         let metadata = fs::metadata(&store).map_err(failed)?;
         let mut path = store.into_os_string();
         path.push(".readers");
-        Ok(Self { path: path.into(), mode: metadata.mode() & 0o666 })
+        Ok(Self { path: path.into(), mode: metadata.mode() & 0o666, owner: Owner::of(&metadata) })
     }
 
     /// Fails if the store's file has several names: each would have a folder of its own, and a writer and a reader that
@@ -71,13 +98,34 @@ impl Folder {
         self.path.join(WRITER)
     }
 
-    /// Makes the folder unless it is there.
+    /// Makes the folder unless it is there (N1).
     pub(super) fn make(&self) -> Result<()> {
         // Who may read and write files may enter as well.
-        let mode = self.mode | (self.mode & 0o444) >> 2;
+        let mode = OWNERS_FOLDER | self.mode | (self.mode & 0o444) >> 2;
         match fs::DirBuilder::new().mode(mode).create(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(self.failed("create", error)),
-            _ => Ok(()),
+            Ok(()) => self.hand_over().map_err(|error| {
+                self.remove_if_empty();
+                self.failed("create", error)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(self.failed("create", error)),
+        }
+    }
+
+    /// Makes the folder, which the caller has just made, that of the store's owner. Fails if that cannot be done and
+    /// the owner could not write there.
+    fn hand_over(&self) -> io::Result<()> {
+        let made = match fs::symlink_metadata(&self.path) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            other => Owner::of(&other?),
+        };
+        match made.user == self.owner.user {
+            true => Ok(()),
+            // Where others are writers too, they share the folder by its permissions.
+            false => match lchown(&self.path, Some(self.owner.user), Some(self.owner.group)) {
+                Err(error) if self.mode & OTHERS_WRITE == 0 && !is_absent(&error) => Err(error),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -93,7 +141,13 @@ impl Folder {
             let number = getrandom::u64().map_err(io::Error::other)?;
             let path = self.path.join(format!("{stem}{}-{number:016x}", std::process::id()));
             match self.options().create_new(true).open(&path) {
-                Ok(file) => return Ok((file, path)),
+                Ok(file) => {
+                    if file.metadata()?.uid() != self.owner.user {
+                        // Who may not give it away is a writer, or reads beside others who are.
+                        let _ = fchown(&file, Some(self.owner.user), Some(self.owner.group));
+                    }
+                    return Ok((file, path));
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -148,7 +202,7 @@ impl Folder {
 
     fn options(&self) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(self.mode).custom_flags(flags());
+        options.read(true).write(true).mode(OWNERS_FILE | self.mode).custom_flags(flags());
         options
     }
 }

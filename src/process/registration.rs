@@ -209,8 +209,13 @@ fn take_place(folder: &Folder, entry: &Entry) -> Result<Place> {
     };
     loop {
         folder.make()?;
-        if let Some(place) = attempt().map_err(|source| folder.failed("write", source))? {
-            return Ok(place);
+        match attempt() {
+            Ok(Some(place)) => return Ok(place),
+            Ok(None) => {}
+            Err(source) => {
+                folder.remove_if_empty();
+                return Err(folder.failed("write", source));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Writer and readers in one process: locks belong to open files, so it makes no difference.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -184,4 +185,48 @@ fn a_store_of_several_names_has_no_readers() {
     let table = WriterTable::open(&symbolic).unwrap();
     let _reader = Registration::open(&path, STORE, "").unwrap();
     assert!(table.pins().unwrap().is_empty(), "it rings when it asks");
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[test]
+fn the_owner_can_write_into_the_folder_whatever_the_store_permits() {
+    for mode in [0o400, 0o440, 0o444, 0o600, 0o640, 0o664] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = store(folder.path());
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let reader = Registration::open(&path, STORE, "").unwrap();
+        let beside = folder.path().join("store.readers");
+        assert_eq!(mode_of(&beside) & 0o700, 0o700, "the folder beside a store of {mode:o}");
+        for file in fs::read_dir(&beside).unwrap() {
+            assert_eq!(mode_of(&file.unwrap().path()) & 0o600, 0o600, "a file beside a store of {mode:o}");
+        }
+        // Nobody else may more than they may with the store.
+        assert_eq!(mode_of(&beside) & 0o066 & !mode, 0, "{mode:o}");
+        // The owner, who makes the store writable again, is not locked out by a reader that is there.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let table = WriterTable::open(&path).unwrap();
+        assert_eq!(pinned(&table), [Pinned::Everything]);
+        drop((reader, table));
+        assert!(!beside.exists(), "nothing is left");
+    }
+}
+
+#[test]
+fn the_folder_beside_somebody_elses_store_is_its_owners() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store(folder.path());
+    if chown(&path, Some(12_345), Some(12_346)).is_err() {
+        eprintln!("skipped: only root can give a file away");
+        return;
+    }
+    let _reader = Registration::open(&path, STORE, "").unwrap();
+    let beside = folder.path().join("store.readers");
+    let files = fs::read_dir(&beside).unwrap().map(|file| file.unwrap().path());
+    for path in files.chain([beside.clone()]) {
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (12_345, 12_346), "{}", path.display());
+    }
 }
