@@ -121,12 +121,13 @@ fn beside(
     patience: Duration,
     open: impl Fn(FollowLimit) -> Result<Option<Follower>>,
 ) -> Result<(Follower, FollowLimit)> {
-    let until = Instant::now() + patience;
+    // Patience beyond what the clock can say has no end.
+    let until = Instant::now().checked_add(patience);
     let mut futile = 0;
     let mut last = None;
     loop {
         let Some(limit) = limit_of(disk, registration.told()?)? else {
-            if Instant::now() >= until {
+            if until.is_some_and(|until| Instant::now() >= until) {
                 return Err(Error::WriterSilent { path: disk.path().to_owned() });
             }
             std::thread::sleep(PAUSE);

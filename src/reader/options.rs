@@ -94,6 +94,7 @@ impl ReaderOptions {
     }
 
     /// How long opening waits for a writer that is there and says nothing: one that is recovering (default 10 s).
+    /// `Duration::MAX` waits as long as that takes.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -271,6 +271,18 @@ fn readers_and_writers_that_exclude_each_other_say_so() {
 }
 
 #[test]
+fn a_reader_may_be_as_patient_as_it_likes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let pager = Pager::create(&path, &busy()).unwrap();
+    let pages = allocate(&pager, SMALL, 2);
+    for way in WAYS {
+        let reader = open(&path, way, &ReaderOptions::new().patience(std::time::Duration::MAX)).unwrap();
+        assert_full(&reader.view().unwrap(), &pages, 0);
+    }
+}
+
+#[test]
 fn an_immutable_store_is_read_without_lock_or_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
