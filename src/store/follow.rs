@@ -8,6 +8,11 @@
 //! - **F3** What is shown is known to be durable, or verified: see [`FollowLimit`].
 //! - **F4** To follow costs in proportion to what changed. When there is a newer superblock, the follower stands on
 //!   that one from then on, so that the nodes of the older are let go, and applies the records after its fold again.
+//! - **F5** Where no writer says on which checkpoint it stands, a newest checkpoint with a damaged root of a page map is
+//!   passed over for the older slot, as in recovery: its longer log leads to what the newer one folded, at least. What
+//!   the older slot needs is kept as what the newer one needs is (F1): by a pin of everything, followed by one of the
+//!   state and checkpoint shown, or since no writer can come. Beside a writer it is not passed over: what the older slot
+//!   needs is free as soon as there is a next checkpoint.
 //!
 //! Callers: `reader`, the command line. One thread at a time.
 
@@ -18,7 +23,7 @@ use super::apply::{Applied, Listing};
 use super::body::load_body;
 use super::create::{FileState, file_state};
 use super::leaves::log_start;
-use super::load::{check_readable, load_catalogue, load_deferred, read_superblocks};
+use super::load::{check_readable, load_catalogue, load_deferred, look_at_maps, read_superblocks};
 use super::tail::{missing, read_tail};
 use super::{Medium, Published, State};
 use crate::disk::Disk;
@@ -119,9 +124,13 @@ impl Follower {
         let slots = read_superblocks(&medium)?.slots;
         check_readable(&medium, &slots[0], application_id)?;
         let nodes = Arc::new(Nodes::new(Arc::clone(medium.disk()), slots[0].store, cached_nodes));
+        let folded = folded(&slots, limit);
+        let first_look = candidates(&slots, limit).map(|slot| (slot, Look::Deeper));
+        let second_look = candidates(&slots, limit).map(|slot| (slot, Look::NotDeeper));
         let mut first_error = None;
-        for superblock in candidates(&slots, limit) {
-            match Stand::new(superblock).begin(&medium, &nodes, limit) {
+        for (superblock, look) in first_look.chain(second_look) {
+            let looked = look_at(&nodes, superblock, &slots, limit, look);
+            match looked.and_then(|()| Stand::new(superblock).begin(&medium, &nodes, limit, folded)) {
                 Ok(Some((stand, state))) => {
                     let published = Arc::new(Published::new(state));
                     return Ok(Some(Self { medium, nodes, published, stand }));
@@ -161,7 +170,18 @@ impl Follower {
             FollowLimit::Published(told) if told.base == before.base => Vec::new(),
             _ => read_superblocks(&self.medium)?.slots,
         };
-        let newer = candidates(&slots, limit).next();
+        let folded = folded(&slots, limit);
+        let mut newer = None;
+        for superblock in candidates(&slots, limit) {
+            match look_at(&self.nodes, superblock, &slots, limit, Look::Deeper) {
+                Ok(()) => {
+                    newer = Some(superblock);
+                    break;
+                }
+                Err(Error::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         if let FollowLimit::Published(told) = limit
             && told.base != before.base
             && newer.is_none()
@@ -170,11 +190,11 @@ impl Follower {
         }
         let mut stand = self.stand.clone();
         let newer = newer.filter(|newer| newer.checkpoint > before.base);
-        let notes = match (stand.records_after(&self.medium, limit), newer) {
+        let notes = match (stand.records_after(&self.medium, limit, folded), newer) {
             (Ok(Some(notes)), newer) if reaches(&notes, before.generation, newer) => notes,
             // The records after the present state are gone; the newer superblock has folded them.
             (Ok(_) | Err(Error::Corrupt(_)), Some(newer)) => {
-                let begun = Stand::new(newer).begin(&self.medium, &self.nodes, limit)?;
+                let begun = Stand::new(newer).begin(&self.medium, &self.nodes, limit, folded)?;
                 let Some((stand, state)) = begun.filter(|(_, state)| state.generation >= before.generation) else {
                     return Ok(None);
                 };
@@ -264,6 +284,29 @@ fn candidates(slots: &[Superblock], limit: FollowLimit) -> impl Iterator<Item = 
     })
 }
 
+/// The generation that the newest superblock has folded, and that is durable therefore, where nobody says what is.
+fn folded(slots: &[Superblock], limit: FollowLimit) -> Generation {
+    match limit {
+        FollowLimit::Published(_) => Generation::default(),
+        FollowLimit::Durable(_) | FollowLimit::Tail => slots.first().map(|slot| slot.generation).unwrap_or_default(),
+    }
+}
+
+/// Whether it is looked at more than is needed to open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Deeper,
+    NotDeeper,
+}
+
+/// Fails if a page map of the superblock is damaged, and the other slot could serve in its place (F5).
+fn look_at(nodes: &Nodes, superblock: &Superblock, slots: &[Superblock], limit: FollowLimit, look: Look) -> Result<()> {
+    let other = candidates(slots, limit).find(|slot| slot.checkpoint != superblock.checkpoint);
+    let Some(other) = other.filter(|_| look == Look::Deeper) else { return Ok(()) };
+    let listed = load_catalogue(nodes, superblock)?;
+    look_at_maps(nodes, superblock, listed.values().map(|entry| &entry.listed), other)
+}
+
 /// The pages whose bytes differ between two states, by their trees: in proportion to how many there are.
 fn differing(nodes: &Nodes, before: &State, after: &State) -> Result<Vec<PageId>> {
     let mut pages = Vec::new();
@@ -312,9 +355,15 @@ impl Stand {
         Self { superblock: superblock.clone(), notes: VecDeque::new(), at: log_start(superblock) }
     }
 
-    /// Goes from the fold to `limit`.
-    fn begin(mut self, medium: &Medium, nodes: &Nodes, limit: FollowLimit) -> Result<Option<(Self, State)>> {
-        let Some(notes) = self.records_after(medium, limit)? else { return Ok(None) };
+    /// Goes from the fold to `limit`; at least to `folded`, which is known to be durable.
+    fn begin(
+        mut self,
+        medium: &Medium,
+        nodes: &Nodes,
+        limit: FollowLimit,
+        folded: Generation,
+    ) -> Result<Option<(Self, State)>> {
+        let Some(notes) = self.records_after(medium, limit, folded)? else { return Ok(None) };
         self.notes.extend(notes);
         let state = self.fold_and_notes(medium, nodes)?;
         Ok(Some((self, state)))
@@ -332,8 +381,13 @@ impl Stand {
     }
 
     /// The records behind the present place, within `limit`; the place is then behind the last of them. `None` if they
-    /// do not reach as far as a writer published: they were used again.
-    fn records_after(&mut self, medium: &Medium, limit: FollowLimit) -> Result<Option<Vec<Arc<Note>>>> {
+    /// do not reach as far as a writer published: they were used again. All up to `folded` are durable.
+    fn records_after(
+        &mut self,
+        medium: &Medium,
+        limit: FollowLimit,
+        folded: Generation,
+    ) -> Result<Option<Vec<Arc<Note>>>> {
         let from = self.at.generation;
         if matches!(limit, FollowLimit::Published(told) if told.synced <= from) {
             return Ok(Some(Vec::new()));
@@ -355,8 +409,8 @@ impl Stand {
         let durable = match limit {
             FollowLimit::Published(told) if last < told.synced => return Ok(None),
             FollowLimit::Published(told) => told.synced,
-            FollowLimit::Durable(told) => known_durable(from, &found, told).max(evidence(&mut scanner)?),
-            FollowLimit::Tail => known_durable(from, &found, None).max(evidence(&mut scanner)?),
+            FollowLimit::Durable(told) => known_durable(from.max(folded), &found, told).max(evidence(&mut scanner)?),
+            FollowLimit::Tail => known_durable(from.max(folded), &found, None).max(evidence(&mut scanner)?),
         };
         if durable > last {
             return Err(missing(medium, self.at.segment.extent.start, last));

@@ -256,15 +256,29 @@ impl Loaded {
     /// `Corrupt` for the first that is damaged; `Io`.
     pub(super) fn look_deeper(&self, other: &Superblock) -> Result<()> {
         self.bitmap.visit(&self.nodes, 0, |_, _| ControlFlow::Continue(()))?;
-        let shared: HashSet<TreeRoot> = other.maps.iter().copied().collect();
-        let live = maps_under(&self.superblock.maps);
-        let fresh = |listed: &&Arc<Listed>| listed.entry.generation > other.generation;
-        let snapshots = self.listed.iter().filter(fresh).filter_map(|listed| listed.maps.as_deref());
-        for map in snapshots.chain([&live]).flatten() {
-            if map.clean_root().is_some_and(|root| !shared.contains(&root)) {
-                map.get(&self.nodes, 0)?;
-            }
-        }
-        Ok(())
+        look_at_maps(&self.nodes, &self.superblock, self.listed.iter(), other)
     }
+}
+
+/// Looks at the first path of each page map that `superblock` leads to and `other` does not, of the live state and of
+/// the snapshots that are listed.
+///
+/// # Errors
+/// `Corrupt` for the first that is damaged; `Io`.
+pub(super) fn look_at_maps<'a>(
+    nodes: &Nodes,
+    superblock: &Superblock,
+    listed: impl Iterator<Item = &'a Arc<Listed>>,
+    other: &Superblock,
+) -> Result<()> {
+    let shared: HashSet<TreeRoot> = other.maps.iter().copied().collect();
+    let live = maps_under(&superblock.maps);
+    let fresh = |listed: &&Arc<Listed>| listed.entry.generation > other.generation;
+    let snapshots = listed.filter(fresh).filter_map(|listed| listed.maps.as_deref());
+    for map in snapshots.chain([&live]).flatten() {
+        if map.clean_root().is_some_and(|root| !shared.contains(&root)) {
+            map.get(nodes, 0)?;
+        }
+    }
+    Ok(())
 }

@@ -1,14 +1,17 @@
 //! What readers see beside a writer. All in one process: locks and files do not know the difference.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use vellum::disk::{Access, Caching, Disk, FileDisk};
+use vellum::format::{SUPERBLOCK_BLOCKS, Superblock};
 use vellum::process::Registration;
 use vellum::store::store_id;
 use vellum::{
-    Compression, Durability, Error, Generation, Options, Pager, Read, ReaderOptions, Readers, SizeClass, Standing,
-    Writers,
+    Compression, Durability, Error, Generation, Options, PageId, Pager, Read, ReadOnlyPager, ReaderOptions, Readers,
+    SizeClass, Standing, Writers,
 };
 
 use crate::{SMALL, WAYS, Way, allocate, assert_full, busy, fill, open, reader};
@@ -361,6 +364,85 @@ fn damage_is_named_and_the_rest_is_read() {
         assert!(matches!(&error, Error::Corrupt(corruption) if corruption.page == Some(pages[1])), "{error}");
         assert!(view.scope(|scope| Ok(scope.page(pages[1])?[0])).unwrap_err().is_corruption());
         assert_full(&view, &pages[2..], 0x42);
+    }
+}
+
+/// The newest superblock of a file.
+fn newest_superblock(bytes: &[u8]) -> Superblock {
+    let copies = SUPERBLOCK_BLOCKS.iter().filter_map(|block| bytes[*block as usize * 4096..].first_chunk());
+    let whole = copies.filter_map(|copy| Superblock::decode(copy).ok().flatten());
+    whole.max_by_key(|superblock| superblock.checkpoint).unwrap()
+}
+
+/// A closed store of these pages' bytes, with the root of its newest page map damaged; the older slot's map is another.
+fn with_damaged_map(path: &Path, byte: u8) -> Vec<PageId> {
+    let pager = Pager::create(path, &busy()).unwrap();
+    let pages = allocate(&pager, SMALL, 300);
+    pager.checkpoint().unwrap();
+    fill(&pager, &pages, byte);
+    pager.close().unwrap();
+    damage_newest_map(path);
+    pages
+}
+
+fn damage_newest_map(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let root = newest_superblock(&bytes).maps[SMALL.index()].pointer;
+    let at = root.address.0 * 4096 + 100;
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[bytes[at as usize] ^ 1], at).unwrap();
+}
+
+#[test]
+fn a_damaged_map_of_the_newest_checkpoint_is_read_by_the_older_slot() {
+    for writers in [Writers::Allowed, Writers::Excluded, Writers::Absent] {
+        for way in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("store");
+            let pages = with_damaged_map(&path, 0x33);
+            let newest = newest_superblock(&fs::read(&path).unwrap()).generation;
+            let reader = open(&path, way, &ReaderOptions::new().writers(writers)).unwrap();
+            // Not an older state: what the damaged checkpoint stood for was durable.
+            let view = reader.view().unwrap();
+            assert!(view.generation() >= newest, "{writers:?} {way:?}");
+            assert_full(&view, &pages, 0x33);
+            assert!(!reader.refresh().unwrap().changed);
+            if writers == Writers::Allowed {
+                a_writer_repairs_it_beside(&path, &reader, &pages);
+            }
+            assert_full(&view, &pages, 0x33);
+        }
+    }
+}
+
+fn a_writer_repairs_it_beside(path: &Path, reader: &ReadOnlyPager, pages: &[PageId]) {
+    let pager = Pager::open(path, &busy()).unwrap();
+    reader.refresh().unwrap();
+    assert_full(&reader.view().unwrap(), pages, 0x33);
+    for byte in 1..20 {
+        fill(&pager, pages, byte);
+        assert!(reader.refresh().unwrap().changed);
+        assert_full(&reader.view().unwrap(), pages, byte);
+    }
+    pager.close().unwrap();
+    reader.refresh().unwrap();
+    assert_full(&reader.view().unwrap(), pages, 19);
+}
+
+#[test]
+fn a_writer_that_went_and_left_a_damaged_map_is_followed_by_the_older_slot() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let pager = Pager::create(&path, &busy()).unwrap();
+    let pages = allocate(&pager, SMALL, 300);
+    pager.checkpoint().unwrap();
+    let readers = WAYS.map(|way| reader(&path, way));
+    fill(&pager, &pages, 5);
+    pager.close().unwrap();
+    damage_newest_map(&path);
+    for reader in &readers {
+        assert!(reader.refresh().unwrap().changed);
+        assert_full(&reader.view().unwrap(), &pages, 5);
     }
 }
 
