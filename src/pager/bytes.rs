@@ -16,6 +16,8 @@ pub(super) enum Bytes {
     Frame(Frame),
     /// In the extent that the commit will name.
     Spilled(Arc<Spill>),
+    /// All zero, so many of them: neither memory nor space is kept for them.
+    Zeros(&'static [u8]),
 }
 
 impl Bytes {
@@ -24,6 +26,8 @@ impl Bytes {
         match self {
             Self::Frame(frame) => frame[..].into(),
             Self::Spilled(spill) => spill.spilled.into(),
+            // The core sees what they are.
+            Self::Zeros(zeros) => (*zeros).into(),
         }
     }
 
@@ -31,14 +35,14 @@ impl Bytes {
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Self::Frame(frame) => frame.len(),
-            Self::Spilled(_) => 0,
+            Self::Spilled(_) | Self::Zeros(_) => 0,
         }
     }
 
     pub(super) fn frame(&self) -> Option<&Frame> {
         match self {
             Self::Frame(frame) => Some(frame),
-            Self::Spilled(_) => None,
+            Self::Spilled(_) | Self::Zeros(_) => None,
         }
     }
 

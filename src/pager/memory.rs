@@ -6,11 +6,12 @@
 //!   that are open for changing are left alone: so nobody's `&mut` is written from (the borrow flags decide). What only
 //!   savepoints hold is spilled in the same way, each frame once. They are encoded like those that a commit finds in
 //!   memory, [`BATCH_BYTES`] at a time: that is what it takes beside the budget.
+//!   What is all zero is let go and takes no space: that it is zero is what is kept of it.
 //! - **M2** What is spilled is read back into memory of its own, and becomes private again when it is changed; its space
 //!   is given back when nobody refers to it any more, unless a commit took it over.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::bytes::{Bytes, Held, Spill};
 use super::encode::Work;
@@ -92,7 +93,7 @@ impl Transaction {
                 let mut buffer = buffer(class)?;
                 fill(&mut buffer);
                 let spilled = spill_units(&self.turn.handle.shared, &[(&buffer[..], self.compression(page))])?;
-                spilled.into_iter().next().map(Bytes::Spilled).ok_or(error)
+                spilled.into_iter().next().ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -109,6 +110,7 @@ impl Transaction {
                 }
                 Ok(Held::Frame(frame))
             }
+            Bytes::Zeros(zeros) => Ok(Held::Lent(Arc::new(*zeros))),
         }
     }
 
@@ -121,6 +123,7 @@ impl Transaction {
                 self.read_spilled(page, spill, &mut whole)?;
                 Ok(whole[..] == *other)
             }
+            Bytes::Zeros(zeros) => Ok(**zeros == *other),
         }
     }
 
@@ -133,6 +136,7 @@ impl Transaction {
                 self.read_spilled(page, spill, &mut whole)?;
                 target.copy_from_slice(&whole[start..start + target.len()]);
             }
+            Bytes::Zeros(_) => target.fill(0),
         }
         Ok(())
     }
@@ -160,8 +164,8 @@ impl Transaction {
                 batch.iter().map(|((page, _), frame)| (&frame[..], self.compression(*page))).collect();
             let spilled = spill_units(&self.turn.handle.shared, &units)?;
             let mut inner = self.own.inner.borrow_mut();
-            for ((unit, frame), spill) in batch.iter().zip(&spilled) {
-                inner.private.spilled(*unit, frame, spill);
+            for ((unit, frame), instead) in batch.iter().zip(&spilled) {
+                inner.private.spilled(*unit, frame, instead);
             }
             rest = others;
         }
@@ -182,8 +186,36 @@ fn buffer(class: SizeClass) -> Result<AlignedBuffer> {
     AlignedBuffer::try_zeroed(bytes).map_err(|source| Error::Memory { operation: "allocation", bytes, source })
 }
 
+/// As many zeros as these bytes are, if they are zeros.
+fn zeros_like(bytes: &[u8]) -> Result<Option<&'static [u8]>> {
+    static ZEROS: OnceLock<AlignedBuffer> = OnceLock::new();
+    if bytes.iter().any(|byte| *byte != 0) {
+        return Ok(None);
+    }
+    if ZEROS.get().is_none() {
+        // Who comes second drops its own.
+        let _ = ZEROS.set(buffer(SizeClass::CHUNK)?);
+    }
+    Ok(ZEROS.get().and_then(|zeros| zeros.get(..bytes.len())))
+}
+
+/// Keeps units without memory: writes them, encoded as is said of each, to space of their own, unless they are zeros.
+fn spill_units(shared: &Arc<Shared>, units: &[(&[u8], Compression)]) -> Result<Vec<Bytes>> {
+    let zeros = units.iter().map(|(bytes, _)| zeros_like(bytes)).collect::<Result<Vec<_>>>()?;
+    let others = units.iter().zip(&zeros).filter(|(_, zeros)| zeros.is_none()).map(|(unit, _)| *unit);
+    let mut written = write_units(shared, &others.collect::<Vec<_>>())?.into_iter();
+    let kept = zeros.into_iter().map(|zeros| match zeros {
+        Some(zeros) => Some(Bytes::Zeros(zeros)),
+        None => written.next().map(Bytes::Spilled),
+    });
+    Ok(kept.flatten().collect())
+}
+
 /// Writes units, encoded as is said of each, to space of their own.
-fn spill_units(shared: &Arc<Shared>, units: &[(&[u8], Compression)]) -> Result<Vec<Arc<Spill>>> {
+fn write_units(shared: &Arc<Shared>, units: &[(&[u8], Compression)]) -> Result<Vec<Arc<Spill>>> {
+    if units.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut contents: Vec<store::Content<'_>> = units.iter().map(|(bytes, _)| (*bytes).into()).collect();
     let mut work = Work::default();
     for (content, (_, compression)) in contents.iter_mut().zip(units) {

@@ -142,15 +142,15 @@ impl Private {
         }
     }
 
-    /// A page's or chunk's bytes are not in this frame any more.
-    pub(super) fn spilled(&mut self, (page, chunk): Unit, frame: &Frame, spill: &Arc<Spill>) {
+    /// A page's or chunk's bytes are not in this frame any more, but what is said instead.
+    pub(super) fn spilled(&mut self, (page, chunk): Unit, frame: &Frame, instead: &Bytes) {
         let bytes = self.pages.get_mut(&page).and_then(|private| private.content.unit_mut(chunk));
         // Else only savepoints have it.
         if let Some(bytes) = bytes.filter(|bytes| bytes.is_frame(frame)) {
             self.pages_bytes -= bytes.memory_bytes();
-            *bytes = Bytes::Spilled(Arc::clone(spill));
+            *bytes = instead.clone();
         }
-        self.savepoints.spilled((page, chunk), frame, spill);
+        self.savepoints.spilled((page, chunk), frame, instead);
     }
 
     /// Bytes of memory of everything, what only savepoints have included.
@@ -304,7 +304,7 @@ impl<'a> Together<'a> {
     fn spills(&self) -> impl Iterator<Item = &Arc<Spill>> {
         self.pages().flat_map(|(_, content)| content.units()).filter_map(|bytes| match bytes {
             Bytes::Spilled(spill) => Some(spill),
-            Bytes::Frame(_) => None,
+            Bytes::Frame(_) | Bytes::Zeros(_) => None,
         })
     }
 

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use super::bytes::{Bytes, Spill};
+use super::bytes::Bytes;
 use super::memory::Unit;
 use super::private::PrivatePage;
 use crate::buffer::Frame;
@@ -134,7 +134,7 @@ impl Savepoints {
     }
 
     /// The frame's bytes are not in memory any more; the page's own were seen to before.
-    pub(super) fn spilled(&mut self, (page, chunk): Unit, frame: &Frame, spill: &Arc<Spill>) {
+    pub(super) fn spilled(&mut self, (page, chunk): Unit, frame: &Frame, instead: &Bytes) {
         let Some(share) = self.shares.remove(&address(frame)) else { return };
         if !share.in_page {
             self.bytes -= frame.len();
@@ -143,7 +143,7 @@ impl Savepoints {
         for segment in &mut self.segments {
             let bytes = segment.pages.get_mut(&page).and_then(Option::as_mut).and_then(|it| it.content.unit_mut(chunk));
             if let Some(bytes) = bytes.filter(|bytes| bytes.is_frame(frame)) {
-                *bytes = Bytes::Spilled(Arc::clone(spill));
+                *bytes = instead.clone();
                 left -= 1;
             }
             if left == 0 {

@@ -182,6 +182,64 @@ fn the_pages_of_an_import_larger_than_memory_are_encoded_too() {
 }
 
 #[test]
+fn zeros_take_no_space_however_large_the_transaction_and_savepoints_go_back_to_what_was() {
+    for choice in [Compression::NONE, Compression::LZ4] {
+        let disk = Arc::new(MemoryDisk::new());
+        let options = inline().memory(4 << 20).compression(choice);
+        let pager = create_on(&disk, &options);
+        let large = store(&pager, &text(8 << 20, 77), None);
+        let transaction = pager.begin().unwrap();
+        let pages = transaction.allocate_many(class(16), 200).unwrap();
+        for id in &pages {
+            transaction.overwrite(*id).unwrap().fill(0);
+        }
+        // Chunks of a page that has other bytes below, in memory and beyond it.
+        transaction.write_at(large, 1 << 20, &vec![0; 6 << 20]).unwrap();
+        assert_eq!(pager.stats().spilled_blocks, 0, "{choice:?}");
+        let is_zero = |id: &PageId| transaction.page(*id).unwrap().iter().all(|byte| *byte == 0);
+        assert!(pages.iter().all(is_zero));
+        let zeros = transaction.savepoint().unwrap();
+        for (seed, id) in pages.iter().enumerate() {
+            transaction.overwrite(*id).unwrap().copy_from_slice(&text(64 << 10, seed + 1));
+        }
+        let texts = transaction.savepoint().unwrap();
+        for id in &pages {
+            transaction.write(*id).unwrap().fill(0);
+        }
+        transaction.rollback_to(&texts).unwrap();
+        for (seed, id) in pages.iter().enumerate() {
+            assert!(transaction.page(*id).unwrap()[..] == text(64 << 10, seed + 1)[..], "{id}");
+        }
+        transaction.rollback_to(&zeros).unwrap();
+        assert!(pages.iter().all(is_zero));
+        // What is zero can be changed as any other page.
+        transaction.write(pages[3]).unwrap()[9] = 1;
+        let mut part = [1; 300];
+        transaction.read_at(large, (3 << 20) - 100, &mut part).unwrap();
+        assert_eq!(part, [0; 300]);
+        drop((zeros, texts));
+        transaction.commit().unwrap();
+        assert_eq!((pager.stats().spilled_blocks, pager.stats().dirty_bytes), (0, 0));
+
+        let stored = |id: PageId| share(&pager, id).1.stored_bytes;
+        assert!(pages.iter().all(|id| (stored(*id) == 0) == (*id != pages[3])), "{choice:?}");
+        let whole: u64 = pager.view().storage_of(large).unwrap().values().map(|share| share.stored_bytes).sum();
+        assert!(whole <= 2 << 20, "two of eight chunks are stored, not {whole} bytes");
+        assert!(pager.verify(VerifyLevel::Full, &mut |_| {}).unwrap().findings.is_empty());
+        pager.close().unwrap();
+        let view = open_on(&disk, &options).view();
+        for id in &pages {
+            let page = view.page(*id).unwrap();
+            assert!(page.iter().enumerate().all(|(at, byte)| *byte == u8::from(*id == pages[3] && at == 9)), "{id}");
+        }
+        let (mut found, mut expected) = (vec![1; 8 << 20], text(8 << 20, 77));
+        view.read_at(large, 0, &mut found).unwrap();
+        expected[1 << 20..7 << 20].fill(0);
+        assert!(found == expected);
+    }
+}
+
+#[test]
 fn a_page_that_is_not_there_has_no_compression() {
     let pager = in_memory(&inline());
     let transaction = pager.begin().unwrap();
