@@ -144,7 +144,8 @@ impl Begun {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::super::open::direct_again;
     use super::super::ring::Ring;

@@ -95,7 +95,7 @@ impl Twin {
     }
 
     /// A space whose leaves are all stored, of which `used` says what is in use.
-    fn stored(trial: &Trial<'_>, used: Vec<bool>, failures: u32) -> Self {
+    fn stored(trial: &Trial<'_>, used: Vec<bool>, failures: u32) -> Result<Self, String> {
         let leaves: Vec<_> = used.chunks(LEAF_BLOCKS as usize).map(leaf_bytes).collect();
         let strategy = (trial.make)();
         let is_complete = strategy.is_complete();
@@ -103,8 +103,8 @@ impl Twin {
         let blocks_free = used.iter().filter(|&&used| !used).count() as u64;
         let source = Arc::new(Leaves { leaves, failures: failures.into() });
         let total = used.len() as u64;
-        let space = Space::from_persisted(total, trial.segment_blocks, strategy, states, source, blocks_free).unwrap();
-        Self { space, used, is_complete }
+        let space = Space::from_persisted(total, trial.segment_blocks, strategy, states, source, blocks_free);
+        Ok(Self { space: space.map_err(|error| error.to_string())?, used, is_complete })
     }
 
     /// Allocates, and holds the answer against the list.
@@ -257,7 +257,7 @@ fn growth_and_cut(trial: &mut Trial<'_>) -> Outcome {
     while twin.allocate(&Request::up_to(5000, Purpose::Data))?.is_some() {}
     for growth in [1, 77, 1000, u64::from(LEAF_BLOCKS)] {
         let before = twin.used.len() as u64;
-        twin.space.grow(before + growth).unwrap();
+        twin.space.grow(before + growth).map_err(|error| error.to_string())?;
         twin.used.resize((before + growth) as usize, false);
         let answer = twin.allocate(&Request::up_to(growth as u32, Purpose::Data))?;
         let Some(extent) = answer else { return Err(format!("{growth} new blocks are not used")) };
@@ -314,7 +314,7 @@ fn lazy_leaves(trial: &mut Trial<'_>) -> Outcome {
     // One long run, in the last leaf that is whole.
     let run = Extent::new(2 * u64::from(LEAF_BLOCKS) + trial.random.below(20_000), 900);
     used[run.start.0 as usize..run.end().0 as usize].fill(false);
-    let mut twin = Twin::stored(trial, used, 0);
+    let mut twin = Twin::stored(trial, used, 0)?;
     // Changes while no leaf is in memory: the long run is parted, and joined again.
     let middle = Extent { start: Block(run.start.0 + 450), blocks: 1 };
     twin.take(middle)?;
@@ -332,7 +332,7 @@ fn lazy_leaves(trial: &mut Trial<'_>) -> Outcome {
 fn failing_source(trial: &mut Trial<'_>) -> Outcome {
     let mut used = vec![true; 2 * LEAF_BLOCKS as usize];
     used[40_000..40_100].fill(false);
-    let mut twin = Twin::stored(trial, used, 3);
+    let mut twin = Twin::stored(trial, used, 3)?;
     let mut failures = 0;
     while let Err(error) = twin.space.allocate(&Request::exactly(25, Purpose::Data)) {
         failures += 1;
