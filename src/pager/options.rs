@@ -300,7 +300,18 @@ impl Options {
         if let Some(bytes) = self.file_limit_bytes {
             settings.blocks_limit = (bytes / BLOCK_BYTES).min(settings.blocks_limit);
         }
-        settings.check()?;
+        settings.check().map_err(by_its_name_here)?;
         Ok(settings)
     }
+}
+
+/// The error names the option that was given, not what the core calls it.
+fn by_its_name_here(error: Error) -> Error {
+    let Error::InvalidOption { option, reason } = error else { return error };
+    let option = match option {
+        "log_segment_blocks" => "log_segment_bytes",
+        "growth_blocks" => "growth_bytes",
+        other => other,
+    };
+    Error::InvalidOption { option, reason }
 }

@@ -133,6 +133,9 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::allocate`].
     pub fn allocate_many(&self, class: SizeClass, count: usize) -> Result<Vec<PageId>> {
+        if count as u64 > PageId::INDEX_LIMIT {
+            return Err(Error::Exhausted { counter: "page index" });
+        }
         let mut pages = Vec::new();
         for _ in 0..count {
             match self.allocate(class) {

@@ -33,6 +33,14 @@ fn write(pager: &Pager, index: u64, byte: u8) -> vellum::Transaction {
     transaction
 }
 
+#[test]
+fn more_pages_than_there_can_be_are_refused_at_once() {
+    let pager = in_memory(&inline());
+    let transaction = pager.begin().unwrap();
+    assert!(matches!(transaction.allocate_many(SMALL, usize::MAX), Err(Error::Exhausted { .. })));
+    assert_eq!(transaction.allocate(SMALL).unwrap(), page(0));
+}
+
 /// What is stopped at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {

@@ -267,10 +267,14 @@ fn child_that_holds_the_lock() {
 fn options_that_cannot_work_are_refused_before_a_file_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
-    let invalid =
-        [Options::new().clean_target(99), Options::new().growth_bytes(0), Options::new().log_segment_bytes(1)];
-    for options in invalid {
-        assert!(matches!(Pager::create(&path, &options), Err(Error::InvalidOption { .. })), "{options:?}");
+    let invalid = [
+        (Options::new().clean_target(99), "clean_target"),
+        (Options::new().growth_bytes(0), "growth_bytes"),
+        (Options::new().log_segment_bytes(1), "log_segment_bytes"),
+    ];
+    for (options, name) in invalid {
+        let error = Pager::create(&path, &options).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { option, .. } if option == name), "{error}");
         assert!(!path.exists());
     }
 }
