@@ -14,6 +14,8 @@ use crate::memory::Reservation;
 const KEPT_BYTES: usize = 32 << 20;
 /// What a thread may take: glibc looks for its heap of 64 MiB in twice as much.
 const THREAD_BYTES: usize = 136 << 20;
+/// What it keeps of that. It takes it at its first allocation, so one that was just made may not have it yet.
+const HEAP_BYTES: usize = 66 << 20;
 /// No reservation takes more than this part of the addresses that a limit leaves beyond that.
 const PART: usize = 8;
 /// Addresses of a process on most 64-bit systems. Where there are fewer, the system refuses what is too much.
@@ -47,7 +49,21 @@ fn most_bytes(wanted: usize) -> usize {
 
 /// Whether a limit leaves enough for another thread, which takes a stack and a heap of its own.
 pub(super) fn suffice_for_a_thread() -> bool {
-    left_bytes() >= KEPT_BYTES + THREAD_BYTES
+    match left_bytes() {
+        usize::MAX => true,
+        left => suffice_beside(others(), left),
+    }
+}
+
+/// Whether `left` bytes are enough for a thread beside `others`, each of which may still take its heap: of threads that
+/// are made one right after the other, each finds the addresses that the one before is about to take.
+fn suffice_beside(others: usize, left: usize) -> bool {
+    left >= others.saturating_mul(HEAP_BYTES).saturating_add(KEPT_BYTES + THREAD_BYTES)
+}
+
+/// How many threads the process has besides its first.
+fn others() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, |threads| threads.count().saturating_sub(1))
 }
 
 /// Addresses that the limits of the process leave it, in bytes.
@@ -84,4 +100,21 @@ fn used_bytes() -> (usize, usize) {
 #[cfg(not(unix))]
 fn left_bytes() -> usize {
     usize::MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_made_in_a_row_leave_room_for_each_others_heaps() {
+        for limit in [0, 100 << 20, 200 << 20, 400 << 20, 1 << 30, 64 << 30] {
+            // None of them has allocated anything yet.
+            let made = (0..1000).take_while(|threads| suffice_beside(*threads, limit)).count();
+            let left = limit.saturating_sub(made * HEAP_BYTES);
+            assert!(made == 0 || left >= KEPT_BYTES, "{made} threads leave {left} of {limit} bytes");
+            assert_eq!(made > 0, limit >= KEPT_BYTES + THREAD_BYTES);
+        }
+        assert!(suffice_beside(1000, usize::MAX));
+    }
 }
