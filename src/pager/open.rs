@@ -21,7 +21,7 @@ impl Pager {
     ///
     /// # Errors
     /// `AlreadyExists`, `NotAFile`, `Locked`, `InvalidOption`, `NoSpace`, `Io`. After a failure the store can be
-    /// created again.
+    /// created again, or is there, empty, and can be opened.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         options.settings()?;
