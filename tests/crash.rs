@@ -13,3 +13,5 @@ mod random;
 mod reopened;
 #[path = "crash/sampled.rs"]
 mod sampled;
+#[path = "pager/watched.rs"]
+mod watched;

@@ -1,15 +1,16 @@
 //! What an open makes of a power cut is to serve the opens after it too.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::path::Path;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
-use vellum::disk::{Disk, Image, MemoryDisk, SimulatedDisk};
+use vellum::disk::{Disk, Image, MemoryDisk, Operation, SimulatedDisk};
 use vellum::format::{SUPERBLOCK_BLOCKS, slot_blocks};
 use vellum::process::NoReaders;
 use vellum::store::{Changes, Durability, PageChange, SeededEntropy, Settings, Store};
 use vellum::testing::{History, Step, tiny};
 use vellum::{CheckpointNumber, PageId, SizeClass};
+
+use crate::watched::{Watch, Watched};
 
 const BLOCK: usize = 4096;
 
@@ -67,57 +68,30 @@ enum Done {
     Synced,
 }
 
-/// A disk that notes what is done to superblocks, and syncs.
+/// Notes what is done to superblocks, and syncs.
 #[derive(Debug)]
-struct Watched {
-    disk: MemoryDisk,
+struct Noted {
+    disk: Arc<MemoryDisk>,
     done: Mutex<Vec<Done>>,
 }
 
-impl Disk for Watched {
-    fn path(&self) -> &Path {
-        self.disk.path()
-    }
-
-    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        self.disk.read_vectored_at(offset, buffers)
-    }
-
-    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+impl Watch for Noted {
+    fn asked(&self, operation: Operation, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
         let block = offset / BLOCK as u64;
-        if SUPERBLOCK_BLOCKS.contains(&block) {
-            let mut before = [0; BLOCK];
-            self.disk.read_at(offset, &mut before)?;
-            if buffers.iter().flat_map(|buffer| buffer.iter()).ne(&before) {
-                self.done.lock().unwrap().push(Done::Changed(block));
+        let mut before = [0; BLOCK];
+        let done = match operation {
+            Operation::Sync => Done::Synced,
+            Operation::Write if SUPERBLOCK_BLOCKS.contains(&block) => {
+                self.disk.read_at(offset, &mut before)?;
+                match buffers.iter().flat_map(|buffer| buffer.iter()).eq(&before) {
+                    true => return Ok(()),
+                    false => Done::Changed(block),
+                }
             }
-        }
-        self.disk.write_vectored_at(offset, buffers)
-    }
-
-    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.write_durable_at(offset, buffers)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.done.lock().unwrap().push(Done::Synced);
-        self.disk.sync()
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.disk.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.disk.set_length(length)
-    }
-
-    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.preallocate(offset, length)
-    }
-
-    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.punch_hole(offset, length)
+            _ => return Ok(()),
+        };
+        self.done.lock().unwrap().push(done);
+        Ok(())
     }
 }
 
@@ -144,7 +118,8 @@ fn copies_of_the_superblock_that_an_open_changes_are_changed_one_after_the_other
         for block in lost {
             bytes[block as usize * BLOCK..][..BLOCK].fill(0xa5);
         }
-        let watched = Arc::new(Watched { disk: MemoryDisk::from_bytes(&bytes), done: Mutex::default() });
+        let disk = Arc::new(MemoryDisk::from_bytes(&bytes));
+        let watched = Watched::new(Arc::clone(&disk), Noted { disk, done: Mutex::default() });
         let shared: Arc<dyn Disk> = Arc::clone(&watched) as _;
         drop(Store::open(shared, Arc::new(NoReaders), tiny(), Box::new(SeededEntropy(5))).unwrap());
         let done = watched.done.lock().unwrap();

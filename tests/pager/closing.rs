@@ -1,31 +1,19 @@
 //! What goes on while something waits for the disk: closing, groups that nobody waits for. And callers' code that panics.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use vellum::disk::{Disk, MemoryDisk};
-use vellum::{Background, Error, Event, Isolation, Options, PageId, Pager, Read, VerifyLevel};
+use vellum::disk::Operation;
+use vellum::{Background, Error, Event, Isolation, Options, Pager, Read, VerifyLevel};
 
-use super::{SMALL, class, create_on, in_memory, inline, open_on};
+use crate::watched::{Watch, Watched};
+use crate::{SMALL, class, create_on, fill, in_memory, inline, open_on, page};
 
 /// Longer than anything here takes: a test that waits for so long has hung.
 const HUNG: Duration = Duration::from_secs(60);
-
-fn page(index: u64) -> PageId {
-    PageId::new(SMALL, index).unwrap()
-}
-
-fn fill(pager: &Pager, count: usize) {
-    let transaction = pager.begin().unwrap();
-    for id in transaction.allocate_many(SMALL, count).unwrap() {
-        transaction.overwrite(id).unwrap().fill(1);
-    }
-    transaction.commit().unwrap();
-}
 
 fn write(pager: &Pager, index: u64, byte: u8) -> vellum::Transaction {
     let transaction = pager.begin().unwrap();
@@ -50,10 +38,9 @@ enum Call {
     Node,
 }
 
-/// A disk that stops at one call, until it is let go on.
+/// Stops a disk at one call, until it is let go on.
 #[derive(Debug, Default)]
 struct Gated {
-    disk: MemoryDisk,
     gate: Mutex<Gate>,
     changed: Condvar,
 }
@@ -97,52 +84,20 @@ impl Gated {
     }
 }
 
-impl Disk for Gated {
-    fn path(&self) -> &Path {
-        self.disk.path()
-    }
-
-    fn read_vectored_at(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        self.disk.read_vectored_at(offset, buffers)
-    }
-
-    fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        if buffers.first().is_some_and(|buffer| buffer.starts_with(b"VLnd")) {
-            self.pass(Call::Node)?;
+impl Watch for Gated {
+    fn asked(&self, operation: Operation, _: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        let is_node = |buffers: &[IoSlice<'_>]| buffers.first().is_some_and(|buffer| buffer.starts_with(b"VLnd"));
+        match operation {
+            Operation::DurableWrite | Operation::Sync => self.pass(Call::Durable),
+            Operation::Write if is_node(buffers) => self.pass(Call::Node),
+            _ => Ok(()),
         }
-        self.disk.write_vectored_at(offset, buffers)
-    }
-
-    fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.pass(Call::Durable)?;
-        self.disk.write_durable_at(offset, buffers)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.pass(Call::Durable)?;
-        self.disk.sync()
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        self.disk.length()
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.disk.set_length(length)
-    }
-
-    fn preallocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.preallocate(offset, length)
-    }
-
-    fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.disk.punch_hole(offset, length)
     }
 }
 
 #[test]
 fn a_closed_pager_writes_nothing_any_more() {
-    let disk = Arc::new(Gated::default());
+    let disk = Watched::new(Arc::default(), Gated::default());
     let pager = create_on(&disk, &inline().memory(1 << 20).checkpoint_log_bytes(64 << 20));
     fill(&pager, 2000);
     pager.checkpoint().unwrap();
@@ -179,7 +134,7 @@ fn a_closed_pager_writes_nothing_any_more() {
 
 #[test]
 fn who_waits_behind_a_group_that_nobody_waits_for_is_not_forgotten() {
-    let disk = Arc::new(Gated::default());
+    let disk = Watched::new(Arc::default(), Gated::default());
     let pager = create_on(&disk, &inline());
     fill(&pager, 4);
     disk.stop_at(Call::Durable, false);
@@ -238,7 +193,7 @@ fn a_hook_that_panics_harms_no_commit_and_no_background_work() {
 
 #[test]
 fn a_hook_may_drop_the_last_handle_on_the_thread_that_commits() {
-    let disk = Arc::new(Gated::default());
+    let disk = Watched::new(Arc::default(), Gated::default());
     let slot: Arc<Mutex<Option<Pager>>> = Arc::default();
     let (sender, receiver) = mpsc::channel();
     let hook = {

@@ -6,19 +6,7 @@ use vellum::disk::{Disk, FaultyDisk, MemoryDisk, Operation, Operations, Simulate
 use vellum::{Durability, Error, Isolation, Options, PageId, Pager, Read, Ticket};
 
 use crate::watched::{Watch, Watched};
-use crate::{SMALL, create_on, in_memory, inline, open_on};
-
-fn page(index: u64) -> PageId {
-    PageId::new(SMALL, index).unwrap()
-}
-
-fn fill(pager: &Pager, count: usize) {
-    let transaction = pager.begin().unwrap();
-    for id in transaction.allocate_many(SMALL, count).unwrap() {
-        transaction.overwrite(id).unwrap().fill(1);
-    }
-    transaction.commit().unwrap();
-}
+use crate::{SMALL, create_on, fill, in_memory, inline, open_on, page};
 
 /// Adds one to the page's first bytes, and returns what they were.
 fn count_up(pager: &Pager, page: PageId) -> (u16, Ticket) {

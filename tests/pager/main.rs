@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum::disk::{Disk, MemoryDisk};
 use vellum::store::SeededEntropy;
-use vellum::{Background, Options, Pager, SizeClass};
+use vellum::{Background, Options, PageId, Pager, SizeClass};
 
 /// Pages of 4 KiB.
 const SMALL: SizeClass = SizeClass::MIN;
@@ -51,6 +51,20 @@ fn open_on(disk: &Arc<impl Disk + 'static>, options: &Options) -> Pager {
 
 fn in_memory(options: &Options) -> Pager {
     create_on(&Arc::new(MemoryDisk::new()), options)
+}
+
+/// A page of 4 KiB.
+fn page(index: u64) -> PageId {
+    PageId::new(SMALL, index).unwrap()
+}
+
+/// Makes so many pages of 4 KiB, full of ones.
+fn fill(pager: &Pager, count: usize) {
+    let transaction = pager.begin().unwrap();
+    for id in transaction.allocate_many(SMALL, count).unwrap() {
+        transaction.overwrite(id).unwrap().fill(1);
+    }
+    transaction.commit().unwrap();
 }
 
 /// Tells others to end when it is dropped: by a panic too, which they would hide for ever.

@@ -1,4 +1,4 @@
-//! A disk in memory that tells of each call before it is made.
+//! A disk in memory that tells of each call before it is made, and may be told not to make it.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -10,7 +10,13 @@ use vellum::disk::{Disk, MemoryDisk, Operation};
 
 /// Who hears of the calls, in the thread that makes them.
 pub(crate) trait Watch: Debug + Send + Sync {
-    fn called(&self, operation: Operation);
+    fn called(&self, _: Operation) {}
+
+    /// As `called`, with what is to be written where. An error is the call's.
+    fn asked(&self, operation: Operation, _: u64, _: &[IoSlice<'_>]) -> io::Result<()> {
+        self.called(operation);
+        Ok(())
+    }
 }
 
 /// See the module. It is used as who watches it, too.
@@ -49,15 +55,18 @@ impl<W: Watch> Disk for Watched<W> {
     }
 
     fn write_vectored_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.tell(Operation::Write).write_vectored_at(offset, buffers)
+        self.watch.asked(Operation::Write, offset, buffers)?;
+        self.disk.write_vectored_at(offset, buffers)
     }
 
     fn write_durable_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.tell(Operation::DurableWrite).write_durable_at(offset, buffers)
+        self.watch.asked(Operation::DurableWrite, offset, buffers)?;
+        self.disk.write_durable_at(offset, buffers)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.tell(Operation::Sync).sync()
+        self.watch.asked(Operation::Sync, 0, &[])?;
+        self.disk.sync()
     }
 
     fn length(&self) -> io::Result<u64> {
