@@ -45,7 +45,8 @@ impl Transaction {
     /// it is done. Several that one thread starts before it waits share a record and a sync.
     ///
     /// # Errors
-    /// `PageBorrowed`, `Conflict` and `PredecessorFailed` as of [`Transaction::commit_with`]: then nothing was started.
+    /// `PageBorrowed`, `Conflict` and `PredecessorFailed` as of [`Transaction::commit_with`], and what putting a page back
+    /// failed with when its guard was dropped (`NoSpace`, `Io`): then nothing was started.
     /// `Io` if the pager's thread for such commits cannot be started. Everything else the ticket tells.
     pub fn commit_start(self) -> Result<Ticket> {
         self.commit_start_with(Durability::Durable)

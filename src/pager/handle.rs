@@ -1,8 +1,8 @@
 //! What all handles of one pager share, and the end of it.
 //!
-//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, `core`, the head,
-//! the shards of the claims or a class of the indices, then the inner ones of the rooms below. Only `core` is held over
-//! input and output. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with
+//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, the shelf, `core`,
+//! the head, the shards of the claims or a class of the indices, then the inner ones of the rooms below. Held over input and
+//! output are the shelf, `core`, and a class of the indices while it looks for free ones in the page map. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with
 //! neither `core` nor anything inside of it held.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
