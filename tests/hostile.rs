@@ -2,18 +2,21 @@
 //! and without setting aside what the file does not justify. (The fuzz targets look for more of the kind.)
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use vellum::disk::{Disk, Image, MemoryDisk};
+use vellum::disk::{Access, Caching, Disk, FileDisk, Image, MemoryDisk};
 use vellum::format::{
     BlockPointer, CodecId, Entry, EntryKind, Node, NodeIdentity, NodeKind, NodeSummary, PointerFlags, RecordFlags,
     RecordHeader, RecordIdentity, SUPERBLOCK_BLOCKS, Seal, SealHasher, SegmentReference, Superblock, TreeRoot,
     checksum, encode_entries, encode_record, finish_record, height_of, record_blocks, slot_blocks,
 };
 use vellum::process::NoReaders;
-use vellum::store::{Changes, Durability, FollowLimit, Follower, PageChange, SeededEntropy, Store, VerifyLevel};
+use vellum::store::{
+    Changes, Durability, FollowLimit, Follower, NewSpace, PageChange, SeededEntropy, Settings, Store, VerifyLevel,
+};
 use vellum::testing::{History, Step, tiny};
 use vellum::{
     Block, CheckpointNumber, Error, Extent, Fault, Generation, Incarnation, PageId, SizeClass, StoreId, Structure,
@@ -380,6 +383,33 @@ fn records_that_name_what_cannot_be_are_refused() {
     let far = SegmentReference { extent: Extent::new(1 << 40, 6), salt: 5 };
     let announced = |header: &mut RecordHeader| header.next_segment = Some(far);
     refused(open(&with_record(&image, &[], announced).0), "a segment far away");
+}
+
+/// A record that announces a segment beyond the file's end may be right: the file can have lost growth. But a segment far
+/// beyond is not a reason to fill the disk.
+#[test]
+fn a_segment_beyond_the_end_takes_no_more_of_the_disk_than_growth_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image();
+    let blocks = superblock(&image).blocks_total;
+    // What is taken of the disk: the near one all that lies between, the far one next to nothing of its 2 GiB.
+    for (beyond, at_least, at_most) in [(100, 100, 1000), (1 << 19, 0, 1000)] {
+        let segment = SegmentReference { extent: Extent::new(blocks + beyond, 6), salt: 5 };
+        let (image, _) = with_record(&image, &[], |header| header.next_segment = Some(segment));
+        let path = folder.path().join(format!("{beyond}"));
+        std::fs::write(&path, image.to_bytes()).unwrap();
+        let taken = || std::fs::metadata(&path).unwrap().blocks() / 8;
+        let before = taken();
+        let disk = FileDisk::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
+        let settings = Settings { new_space: NewSpace::Prewritten, ..tiny() };
+        let (mut store, _) =
+            Store::open(Arc::new(disk), Arc::new(NoReaders), settings, Box::new(SeededEntropy(1))).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len() / 4096;
+        assert!(length >= blocks + beyond + 6 && length >= store.status().blocks_total);
+        let more = taken() - before;
+        assert!((at_least..at_most).contains(&more), "{more} blocks for a segment {beyond} beyond the end");
+        store.checkpoint().unwrap();
+    }
 }
 
 /// One extent named again and again by a record whose seal fits would be read, and held, as often.

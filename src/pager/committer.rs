@@ -57,12 +57,6 @@ impl Committer {
         Ok(())
     }
 
-    /// Whether this is the thread.
-    pub(super) fn is_this_thread(&self) -> bool {
-        let state = self.lock();
-        state.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
-    }
-
     /// Ends the thread; it is not started again. What it was told of before may not be done.
     pub(super) fn stop(&self) {
         let thread = {

@@ -46,7 +46,7 @@ struct State {
     results: HashMap<Sequence, Result<Committed>>,
     /// The last record.
     last: Option<Committed>,
-    /// The thread that committed it panicked: at most this generation was made of it, and perhaps later ones.
+    /// The thread that committed it panicked: the generation of its first record, if there is one.
     unknown: Option<Generation>,
 }
 
@@ -214,7 +214,7 @@ struct Leading<'a> {
     shared: &'a Shared,
     /// The group that is being committed.
     taken: Option<Arc<Group>>,
-    /// What its commit would make, if it were one.
+    /// What its first record makes.
     generation: Generation,
 }
 

@@ -1,9 +1,10 @@
 //! What all handles of one pager share, and the end of it.
 //!
-//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, the shelf, `core`,
-//! the head, the shards of the claims or a class of the indices, then the inner ones of the rooms below. Held over input and
-//! output are the shelf, `core`, and a class of the indices while it looks for free ones in the page map. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with
-//! neither `core` nor anything inside of it held.
+//! Locks, in the order in which a thread takes them: the turn to write, the leadership of group commit, the shelf,
+//! `core`, the head, the shards of the claims or a class of the indices, then the inner ones of the rooms below. Held
+//! over input and output are the shelf, `core`, and a class of the indices while it looks for free ones in the page
+//! map. Nobody waits for the turn while holding `core` or leading, and the events' hook is called with neither `core`
+//! nor anything inside of it held.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -241,21 +242,20 @@ impl Handle {
 
 impl Shared {
     fn shut(&self, thread: Option<JoinHandle<()>>) -> Result<()> {
-        let shared = self;
-        if !shared.is_closed() {
-            shared.flush();
+        if !self.is_closed() {
+            self.flush();
         }
-        shared.committer.stop();
+        self.committer.stop();
         {
-            let mut core = shared.lock_anyway();
-            if shared.closed.swap(true, Ordering::AcqRel) {
+            let mut core = self.lock_anyway();
+            if self.closed.swap(true, Ordering::AcqRel) {
                 return Err(Error::Closed);
             }
             core.maintenance.stop();
-            shared.work.notify_all();
+            self.work.notify_all();
         }
-        shared.turns.end();
-        shared.hurry.store(true, Ordering::Relaxed);
+        self.turns.end();
+        self.hurry.store(true, Ordering::Relaxed);
         // Nodes of old states are written without the core: not any more, once this was free.
         drop(self.shelf.when_idle());
         // The hook of the events may have dropped the last handle on the background thread itself.
@@ -263,18 +263,18 @@ impl Shared {
             // It does not panic; if it did, `broken` tells.
             let _ = thread.join();
         }
-        let core = shared.lock_anyway();
+        let core = self.lock_anyway();
         let (mut core, result) = match core.broken {
             // A checkpoint may still be running: the lock goes with the last who holds this.
-            Some(reason) => (core, Err(shared.poisoned(reason))),
+            Some(reason) => (core, Err(self.poisoned(reason))),
             None => {
-                let (mut core, result) = shared.checkpoint(core, Pace::Full);
+                let (mut core, result) = self.checkpoint(core, Pace::Full);
                 core.file_lock = None;
                 (core, result)
             }
         };
         core.ended = true;
-        match shared.settle(core, result) {
+        match self.settle(core, result) {
             // Everything is in the log, and durable: the next open replays it.
             Err(error) if error.is_no_space() => Ok(()),
             other => other.map(drop),
@@ -285,12 +285,11 @@ impl Shared {
 impl Drop for Handle {
     /// Does its best; who wants to know calls `close`.
     fn drop(&mut self) {
-        if !self.shared.committer.is_this_thread() {
+        if !self.shared.head.is_led_here() {
             let _ = self.shut();
             return;
         }
-        // The hook of the events has dropped the last handle on the thread for commits, which cannot wait for what it is
-        // to do itself. If no other thread can be had, everything durable is replayed by the next open.
+        // The hook of the events has dropped the last handle on the thread that commits, which cannot wait for itself. If no other thread can be had, everything durable is replayed by the next open.
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let shared = Arc::clone(&self.shared);
         let closing = std::thread::Builder::new().name("vellum-close".into());

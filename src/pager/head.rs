@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 use super::conflict::Claim;
 use super::group::Group;
@@ -69,12 +70,12 @@ enum Stage {
     Closed,
 }
 
-/// Whether somebody leads.
+/// Who leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Leader {
     #[default]
     Nobody,
-    Somebody,
+    Thread(ThreadId),
 }
 
 /// What a transaction wants to commit.
@@ -195,9 +196,14 @@ impl Head {
     pub(super) fn lead(&self) -> bool {
         let mut inner = self.lock();
         inner.leader == Leader::Nobody && {
-            inner.leader = Leader::Somebody;
+            inner.leader = Leader::Thread(thread::current().id());
             true
         }
+    }
+
+    /// Whether the caller is the leader: it must not wait for a commit, which it would have to make itself.
+    pub(super) fn is_led_here(&self) -> bool {
+        self.lock().leader == Leader::Thread(thread::current().id())
     }
 
     /// The leader takes the oldest group, which nobody joins from now on.

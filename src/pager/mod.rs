@@ -98,7 +98,7 @@ pub use transaction::Transaction;
 pub use view::{Scope, View};
 
 use crate::buffer::{BufferManager, BufferStats};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::Generation;
 use crate::store::{
     CheckpointReport, Counters, Durability, MoveReport, RecoveryReport, Status, Store, VerifyLevel, VerifyReport,
@@ -320,13 +320,12 @@ impl Pager {
     /// **Durability**: everything committed is durable once this returned without an error, deferred commits included.
     ///
     /// # Errors
-    /// `Busy` if a transaction is open, and on the pager's own thread for commits (in the hook of the events), which cannot
-    /// wait for itself: then nothing happened. `Closed` if it was closed before. Other errors are those
-    /// of the last sync and checkpoint; the store is closed all the same. That there is no space for a checkpoint is no
-    /// error.
+    /// `Busy` if a transaction is open, and in the hook of the events on a thread that commits, which cannot wait for
+    /// itself: then nothing happened. `Closed` if it was closed before. Other errors are those of the last sync and
+    /// checkpoint; the store is closed all the same. That there is no space for a checkpoint is no error.
     pub fn close(self) -> Result<()> {
-        if self.handle.shared.committer.is_this_thread() {
-            return Err(crate::error::Error::Busy);
+        if self.handle.shared.head.is_led_here() {
+            return Err(Error::Busy);
         }
         let turn = Turn::take(&self.handle, Kind::Serial, Patience::None)?;
         let result = self.handle.shut();

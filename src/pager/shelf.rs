@@ -158,7 +158,9 @@ impl Shared {
             self.take_given_back(&mut core.store);
             let mut units: Vec<Content<'_>> = buffer.chunks(BLOCK_LENGTH).map(Content::from).collect();
             let result = core.store.reserve(&mut units);
-            self.settle(core, result)?
+            // The next who gives the core back tells: a hook that closes the pager would wait for this.
+            core.suspect |= result.is_err();
+            result?
         };
         let mut written = Written { reserved, bytes: buffer, count: 0 };
         let result = self.write_into(&mut written, states);

@@ -173,7 +173,9 @@ impl Follower {
         let folded = folded(&slots, limit);
         let mut newer = None;
         for superblock in candidates(&slots, limit) {
-            match look_at(&self.nodes, superblock, &slots, limit, Look::Deeper) {
+            // What the follower stands on needs no other look.
+            let look = if superblock.checkpoint > before.base { Look::Deeper } else { Look::NotDeeper };
+            match look_at(&self.nodes, superblock, &slots, limit, look) {
                 Ok(()) => {
                     newer = Some(superblock);
                     break;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::append::SPARES_NEEDED;
 use super::{Medium, NewSpace, Progress, Store};
 use crate::error::Result;
-use crate::id::Block;
+use crate::id::{BLOCK_BYTES, Block};
 use crate::space::LEAF_BLOCKS;
 
 /// Zeros are written up to the next multiple of so many blocks, 2 MiB: what the page cache gets in one piece it keeps in one,
@@ -175,6 +175,25 @@ impl Store {
             }
         }
         self.shed_spares()
+    }
+
+    /// Recovery: gives the file back what it lost of its growth ([`Store::cover`]), before a superblock counts on it. The
+    /// sync of the opening record makes it durable.
+    pub(super) fn restore_length(&mut self) -> Result<()> {
+        let (known, total) = (self.medium.length_bytes()? / BLOCK_BYTES, self.space.blocks_total());
+        let lost = total.saturating_sub(known);
+        if lost == 0 {
+            return Ok(());
+        }
+        // More than this was hardly lost: a record says so, and is believed as far as it costs nothing.
+        if lost <= self.settings.growth_blocks.max(STEP_LIMIT_BLOCKS) {
+            match self.medium.grow(Block(known), lost, self.settings.new_space) {
+                // A full disk must not keep the store from being opened. Whoever writes there then may find it full.
+                Err(error) if error.is_no_space() => {}
+                other => return other,
+            }
+        }
+        self.medium.lengthen(Block(total))
     }
 
     /// Gives back the log segments that are kept for convenience only; whether there were any.

@@ -396,20 +396,6 @@ impl Store {
         Ok(cancelled)
     }
 
-    /// Gives the file back what it lost of its growth ([`Store::cover`]), before a superblock counts on it. The sync of the
-    /// opening record makes it durable.
-    fn restore_length(&mut self) -> Result<()> {
-        let (known, total) = (self.medium.length_bytes()? / BLOCK_BYTES, self.space.blocks_total());
-        if known >= total {
-            return Ok(());
-        }
-        match self.medium.grow(Block(known), total - known, self.settings.new_space) {
-            // A full disk must not keep the store from being opened. Whoever writes there then may find it full.
-            Err(error) if error.is_no_space() => self.medium.lengthen(Block(total)),
-            other => other,
-        }
-    }
-
     /// Writes both copies of the superblock again that this open stands on: one may be damaged, and both may lie in the
     /// system's cache only. Where the bytes are the same, a power cut in between harms neither; where replay has added a
     /// feature (Z5), one copy is durable before the other, if that is the only good one, is touched.

@@ -2,12 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use vellum::disk::Operation;
-use vellum::{Background, Error, Event, Isolation, Options, Pager, Read, VerifyLevel};
+use vellum::buffer::BufferManager;
+use vellum::buffer::policy::{Arrival, EvictionPolicy, Frames, PageHash, Slot, default_policy};
+use vellum::disk::{MemoryDisk, Operation};
+use vellum::{Background, Error, Event, Isolation, Options, Pager, Read, SizeClass, VerifyLevel};
 
 use crate::watched::{Watch, Watched};
 use crate::{SMALL, class, create_on, fill, in_memory, inline, open_on, page};
@@ -216,6 +218,99 @@ fn a_hook_may_drop_the_last_handle_on_the_thread_that_commits() {
     disk.wait_until_stopped();
     disk.go_on();
     assert!(receiver.recv_timeout(HUNG).expect("the drop waits for itself"));
+}
+
+#[test]
+fn a_hook_that_closes_the_pager_in_a_commit_is_refused() {
+    let disk = Watched::new(Arc::default(), Gated::default());
+    let slot: Arc<Mutex<Option<Pager>>> = Arc::default();
+    let (sender, receiver) = mpsc::channel();
+    let hook = {
+        let slot = Arc::clone(&slot);
+        move |event: &Event| {
+            if matches!(event, Event::Poisoned { .. }) {
+                let pager = slot.lock().unwrap().take().unwrap();
+                sender.send(matches!(pager.close(), Err(Error::Busy))).unwrap();
+            }
+        }
+    };
+    let pager = create_on(&disk, &inline().events(Arc::new(hook)));
+    fill(&pager, 4);
+    disk.stop_at(Call::Durable, true);
+    *slot.lock().unwrap() = Some(pager.clone());
+    let transaction = write(&pager, 0, 7);
+    let committing = std::thread::spawn(move || transaction.commit());
+    disk.wait_until_stopped();
+    disk.go_on();
+    assert!(receiver.recv_timeout(HUNG).expect("it waits for itself"));
+    assert!(matches!(committing.join().unwrap(), Err(Error::CommitUnknown { .. })));
+}
+
+/// A policy that panics when it is told to.
+#[derive(Debug)]
+struct Panicking {
+    policy: Box<dyn EvictionPolicy>,
+    is_due: Arc<AtomicBool>,
+}
+
+impl Panicking {
+    fn pass(&self) {
+        assert!(!self.is_due.load(Ordering::Relaxed), "the policy panics");
+    }
+}
+
+impl EvictionPolicy for Panicking {
+    fn name(&self) -> &'static str {
+        "panicking"
+    }
+
+    fn admit(&mut self, slot: Slot, page: PageHash, class: SizeClass, arrival: Arrival) {
+        self.pass();
+        self.policy.admit(slot, page, class, arrival);
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        self.policy.remove(slot);
+    }
+
+    fn replace(&mut self, old: Slot, new: Slot) {
+        self.pass();
+        self.policy.replace(old, new);
+    }
+
+    fn victim(&mut self, frames: &mut dyn Frames) -> Option<Slot> {
+        self.policy.victim(frames)
+    }
+
+    fn restore(&mut self, slot: Slot, page: PageHash, class: SizeClass) {
+        self.policy.restore(slot, page, class);
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.policy.memory_bytes()
+    }
+}
+
+#[test]
+fn after_a_panic_in_the_middle_of_a_commit_its_members_do_not_know() {
+    let is_due = Arc::new(AtomicBool::new(false));
+    let policy = Panicking { policy: default_policy(), is_due: Arc::clone(&is_due) };
+    let manager = BufferManager::with_policy(8 << 20, Box::new(policy)).unwrap();
+    let disk: Arc<MemoryDisk> = Arc::default();
+    let pager = create_on(&disk, &inline().buffer(&manager));
+    fill(&pager, 4);
+    let other = write(&pager, 0, 77).commit_start().unwrap();
+    let leading = write(&pager, 1, 77);
+    is_due.store(true, Ordering::Relaxed);
+    assert!(std::thread::spawn(move || leading.commit()).join().is_err());
+    is_due.store(false, Ordering::Relaxed);
+    // It is durable: the panic came when it was published.
+    let copy = Arc::new(MemoryDisk::from_bytes(&disk.to_bytes()));
+    let found = open_on(&copy, &inline());
+    let generation = found.recovery().opened.0 - 1;
+    assert_eq!(found.view().page(page(0)).unwrap()[0], 77);
+    let error = other.wait().unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { generation: told, .. } if told.0 == generation), "{error}");
 }
 
 #[test]
